@@ -32,6 +32,7 @@ type Attr struct {
 type Sample struct {
 	Name    string   `json:"name"` // dotted, as in OpenTelemetry: "fairlead.cache.gets"
 	Kind    Kind     `json:"kind"`
+	Unit    string   `json:"unit,omitempty"` // "s", or empty for counts and ratios
 	Attrs   []Attr   `json:"attrs,omitempty"`
 	Value   float64  `json:"value,omitempty"`
 	Buckets *Buckets `json:"buckets,omitempty"` // Kind Histogram only
@@ -59,7 +60,7 @@ func yieldFields(v reflect.Value, attrs []Attr, yield func(Sample) bool) bool {
 			}
 			continue
 		}
-		s := Sample{Name: f.name, Kind: f.kind, Attrs: attrs}
+		s := Sample{Name: f.name, Kind: f.kind, Unit: f.unit, Attrs: attrs}
 		if len(f.attrs) > 0 {
 			s.Attrs = append(attrs[:len(attrs):len(attrs)], f.attrs...)
 		}
@@ -97,6 +98,7 @@ type field struct {
 	nested bool
 	name   string
 	kind   Kind
+	unit   string
 	attrs  []Attr
 }
 
@@ -152,6 +154,9 @@ func parseTag(tag string, t reflect.Type) (field, error) {
 		}
 	default:
 		return field{}, fmt.Errorf("kind must be counter, gauge, max, min or histogram")
+	}
+	if t == durationType || t == bucketsType {
+		f.unit = "s"
 	}
 	for _, p := range parts[2:] {
 		k, v, ok := strings.Cut(p, "=")
