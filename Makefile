@@ -1,0 +1,23 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help test cross lint vuln
+
+# Every module is built as its users get it, and without stamping, which needs a repository that git trusts.
+export GOWORK := off
+export GOFLAGS := $(shell go env GOFLAGS) -buildvcs=false
+
+help: ## show this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+
+test: ## what CI runs: installs what is missing, then vet, staticcheck, import rules, all tests with -race
+	@scripts/test
+
+cross: ## build for macOS, Windows and FreeBSD
+	@scripts/test cross
+
+lint: ## golangci-lint (built from source the first time: minutes)
+	@scripts/test lint
+
+vuln: ## govulncheck (asks its online database)
+	@scripts/test vuln
