@@ -1,3 +1,4 @@
+// Package seed keeps go.mod whole until the packages that need its modules are there.
 package seed
 
 import (
