@@ -1,5 +1,5 @@
-// Package platforms checks that everything compiles on systems other than the one at hand: it type-checks all modules
-// from source, which takes seconds where building takes minutes. `make cross` builds.
+//go:build !race
+
 package platforms
 
 import (
