@@ -51,6 +51,7 @@ type Client struct {
 //	redis://host1:6379,host2:6379                         Cluster, several nodes named; or one with ?cluster=true
 //
 // Query parameters are those of go-redis's ParseURL, ParseFailoverURL and ParseClusterURL (pool_size, dial_timeout, …).
+// A connection that is refused is dialled once, not five times.
 // It does not dial.
 func Open(rawURL string) (*Client, error) {
 	client, err := open(rawURL)
@@ -79,7 +80,7 @@ func open(rawURL string) (redis.UniversalClient, error) {
 	for _, host := range more {
 		query.Add("addr", host)
 	}
-	cluster := query.Get("cluster") == "true" || len(more) > 0
+	cluster := query.Get("cluster") == "true" || query.Has("addr")
 	query.Del("cluster")
 	if len(query) > 0 {
 		first += "?" + query.Encode()
@@ -93,21 +94,21 @@ func open(rawURL string) (redis.UniversalClient, error) {
 		if o.RouteByLatency || o.RouteRandomly || o.ReplicaOnly {
 			return nil, errors.New("route_by_latency, route_randomly and replica_only must be off: a replica's answer may be old")
 		}
-		o.ContextTimeoutEnabled = true
+		o.ContextTimeoutEnabled, o.DialerRetries = true, 1
 		return redis.NewFailoverClient(o), nil
 	case cluster:
 		o, err := redis.ParseClusterURL(first)
 		if err != nil {
 			return nil, clean(err)
 		}
-		o.ContextTimeoutEnabled = true
+		o.ContextTimeoutEnabled, o.DialerRetries = true, 1
 		return redis.NewClusterClient(o), nil
 	default:
 		o, err := redis.ParseURL(first)
 		if err != nil {
 			return nil, clean(err)
 		}
-		o.ContextTimeoutEnabled = true
+		o.ContextTimeoutEnabled, o.DialerRetries = true, 1
 		return redis.NewClient(o), nil
 	}
 }
