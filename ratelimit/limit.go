@@ -82,6 +82,9 @@ func (l Limit) And(other Limit) Limit {
 	return joined
 }
 
+// Rules returns the rates that l joins, in order, for those who write or test a [Store].
+func (l Limit) Rules() []Rule { return append([]Rule(nil), l.rules...) }
+
 // String describes the limit for people: "50 per 1s (burst 100) and 1000 per 1h0m0s".
 func (l Limit) String() string {
 	if len(l.rules) == 0 {
