@@ -152,7 +152,7 @@ func snapshotOf(hits uint64, lag time.Duration, open bool, loads ...time.Duratio
 
 func TestMerge(t *testing.T) {
 	a, b := snapshotOf(3, time.Second, true, time.Millisecond), snapshotOf(4, 2*time.Second, true, time.Second, time.Second)
-	merged := Merge(a, b, Retained(snapshotOf(5, time.Minute, true, time.Hour)))
+	merged := Merge(b, a, Retained(snapshotOf(5, time.Minute, true, time.Hour)))
 	value := map[string]float64{}
 	for _, s := range merged {
 		if s.Kind == Histogram {
@@ -168,7 +168,7 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%s = %v, want %v", name, value[name], want)
 		}
 	}
-	if a[4].Buckets.Count() != 1 {
+	if a[4].Buckets.Count() != 1 || b[4].Buckets.Count() != 2 {
 		t.Error("Merge changed its input")
 	}
 	// What crosses a process boundary is the JSON of samples.
