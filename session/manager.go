@@ -1,0 +1,375 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Manager keeps the sessions of an application, each with a value of type T, in a store. It is safe for concurrent use.
+type Manager[T any] struct {
+	o     Options
+	store Store
+	keys  keyring
+
+	mu     sync.Mutex // guards queues and the change of closed
+	queues map[string]*queue[T]
+	closed atomic.Bool
+	work   sync.WaitGroup
+
+	touches toucher
+	n       counters
+	zero    []byte // the encoded zero T
+}
+
+// New returns a Manager whose sessions hold a T, encoded as JSON: exported fields count, and a change of T must keep
+// reading what is stored. A T whose zero value JSON cannot encode is an error, as is every field of o that is out of range.
+// It does not talk to the store.
+func New[T any](store Store, o Options) (*Manager[T], error) {
+	o, err := o.check(store)
+	m := &Manager[T]{o: o, store: store, queues: map[string]*queue[T]{}}
+	var zeroErr error
+	if m.zero, zeroErr = json.Marshal(*new(T)); zeroErr != nil {
+		err = errors.Join(err, fmt.Errorf("session: type %T cannot be encoded: %w", *new(T), zeroErr))
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.keys.given = o.Causal.Keys
+	m.touches.flush = m.flush
+	return m, nil
+}
+
+type contextKey[T any] struct{ m *Manager[T] }
+
+// From returns the session of the request with this context. It is never nil; where [Manager.Middleware] does not stand in
+// front, its methods fail.
+func (m *Manager[T]) From(ctx context.Context) *Session[T] {
+	if s, ok := ctx.Value(contextKey[T]{m}).(*Session[T]); ok {
+		return s
+	}
+	return &Session[T]{m: m, state: outside}
+}
+
+// RevokeUser ends every session of a user, except those given, in one atomic step, and refuses every login of that user
+// that began before it. The cookies of the ended sessions stay with their clients and are worth nothing.
+func (m *Manager[T]) RevokeUser(ctx context.Context, userID string, except ...*Session[T]) error {
+	index, err := m.index()
+	if err != nil {
+		return err
+	}
+	var keep []string
+	for _, s := range except {
+		if err := s.load(ctx); err != nil {
+			return err
+		}
+		if snap := s.current(); snap != nil {
+			keep = append(keep, snap.ID)
+		}
+	}
+	keys, err := m.secrets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys { // a user's sessions made with an older key have another tag
+		err := m.call(ctx, func(ctx context.Context) error {
+			n, err := index.Revoke(ctx, k.userTag(userID), keep)
+			m.n.revoked.Add(uint64(n))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Info describes one session of a user.
+type Info struct {
+	ID      string    // stands for the session in a page; it cannot be made into a cookie
+	Created time.Time // when the login, or the rotation, was
+	Idle    time.Duration
+	Ends    time.Time // its absolute end, by the store's clock
+}
+
+// List returns the sessions of a user, in no order. An error ends it.
+func (m *Manager[T]) List(ctx context.Context, userID string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		index, err := m.index()
+		if err != nil {
+			yield(Info{}, err)
+			return
+		}
+		keys, err := m.secrets(ctx)
+		if err != nil {
+			yield(Info{}, err)
+			return
+		}
+		for _, k := range keys {
+			var records []Record
+			err := m.call(ctx, func(ctx context.Context) (err error) {
+				records, err = index.List(ctx, k.userTag(userID))
+				return err
+			})
+			if err != nil {
+				yield(Info{}, err)
+				return
+			}
+			for _, r := range records {
+				e, err := decodeEnvelope(r.Value)
+				if err != nil || e.kind != live && e.kind != foreign {
+					continue
+				}
+				if !yield(Info{ID: r.ID, Created: e.created, Idle: max(0, m.o.Idle-r.Left), Ends: r.Deadline}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (m *Manager[T]) index() (UserIndex, error) {
+	if m.closed.Load() {
+		return nil, m.fail(ErrClosed)
+	}
+	index, ok := m.store.(UserIndex)
+	if !ok {
+		return nil, m.fail(fmt.Errorf("store %T has no UserIndex: %w", m.store, errors.ErrUnsupported))
+	}
+	return index, nil
+}
+
+// Close ends the manager: it waits for the changes that are on their way to the store and notes the uses that are not yet
+// noted. It does not close the store.
+func (m *Manager[T]) Close() error {
+	m.mu.Lock()
+	m.closed.Store(true)
+	m.mu.Unlock()
+	m.work.Wait()
+	m.touches.close()
+	return nil
+}
+
+// fail names the manager in an error.
+func (m *Manager[T]) fail(err error) error { return fmt.Errorf("%s: %w", m.o.Name, err) }
+
+// call asks the store once, within the time it may take. What it fails with wraps ErrUnavailable, or is the error of ctx.
+func (m *Manager[T]) call(ctx context.Context, f func(context.Context) error) error {
+	if m.closed.Load() {
+		return m.fail(ErrClosed)
+	}
+	limited, cancel := context.WithTimeout(ctx, m.o.StoreTimeout)
+	defer cancel()
+	err := f(limited)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return m.fail(context.Cause(ctx))
+	case errors.Is(err, ErrRevoked):
+		return m.fail(err)
+	}
+	return m.unavailable(err)
+}
+
+func (m *Manager[T]) unavailable(err error) error {
+	m.n.unavailable.Add(1)
+	if m.n.warn(time.Now()) {
+		m.o.Logger.Warn("session: the store failed", "name", m.o.Name, "error", err)
+	}
+	if !errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return m.fail(err)
+}
+
+// An outcome is how a write ended.
+type outcome int
+
+const (
+	stored   outcome = iota // as wanted
+	conflict                // not now: the record is another one, or gone
+	failed                  // not, and the error says why
+	unknown                 // perhaps
+)
+
+// write creates r (Version 0) or swaps it in, with op as the operation that makes it safe to ask again when an answer is
+// lost. On conflict it returns the record as it is, nil if there is none. It runs to its end: no caller's context cuts it.
+func (m *Manager[T]) write(r Record, e envelope, op uint64) (*snapshot, outcome, error) {
+	base := r.Version
+	e.ring = e.after(op)
+	r.Value = e.encode()
+	started := time.Now()
+	patience := m.o.StoreTimeout * 2 / 5 // so that a lost answer leaves time to ask again
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		var current Record
+		var ok bool
+		var err error
+		if m.n.writes.Add(1); base == 0 {
+			current, ok, err = m.store.Create(ctx, r)
+		} else {
+			current, ok, err = m.store.CompareAndSwap(ctx, r)
+		}
+		cancel()
+		switch {
+		case err == nil && ok:
+			return &snapshot{current, e}, stored, nil
+		case err == nil && current.Version == 0:
+			return nil, conflict, nil
+		case err == nil:
+			m.n.conflicts.Add(1)
+			now, err := m.open(current)
+			if err != nil {
+				return nil, failed, m.fail(err)
+			}
+			switch {
+			case now.applied(op): // the answer to an earlier try was lost
+				return now, stored, nil
+			case now.kind != foreign && now.remembers(base):
+				return now, conflict, nil
+			}
+			m.n.unknown.Add(1)
+			return nil, unknown, m.fail(fmt.Errorf("%w: more than %d changes since", ErrOutcomeUnknown, ringLen))
+		case errors.Is(err, ErrRevoked):
+			return nil, failed, m.fail(err)
+		case !errors.Is(err, ErrUnavailable):
+			return nil, failed, m.unavailable(err)
+		}
+		if patience = m.o.StoreTimeout - time.Since(started); patience < m.o.StoreTimeout/20 {
+			m.n.unknown.Add(1)
+			return nil, unknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, m.unavailable(err))
+		}
+		time.Sleep(m.o.StoreTimeout / 50)
+		patience = max(m.o.StoreTimeout-time.Since(started), m.o.StoreTimeout/20)
+	}
+}
+
+func (m *Manager[T]) open(r Record) (*snapshot, error) {
+	e, err := decodeEnvelope(r.Value)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{r, e}, nil
+}
+
+// read loads a record, nil if there is none.
+func (m *Manager[T]) read(ctx context.Context, tag, id string) (snap *snapshot, err error) {
+	m.n.loads.Add(1)
+	err = m.call(ctx, func(ctx context.Context) error {
+		r, err := m.store.Load(ctx, tag, id)
+		if err != nil || r.Version == 0 {
+			return err
+		}
+		snap, err = m.open(r)
+		return err
+	})
+	return snap, err
+}
+
+func (m *Manager[T]) decode(data []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		return *new(T), m.fail(fmt.Errorf("decode: %w", err))
+	}
+	return v, nil
+}
+
+// A keyring holds the manager's secrets, newest first.
+type keyring struct {
+	given [][]byte
+
+	mu     sync.Mutex
+	loaded []tokenKey
+	asked  time.Time
+}
+
+// Where the store keeps the random key of managers that were given none.
+const (
+	keyTag = "fairlead"
+	keyID  = "key"
+)
+
+// secrets returns the keys; the first call may ask the store.
+func (m *Manager[T]) secrets(ctx context.Context) ([]tokenKey, error) {
+	k := &m.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.loaded == nil && len(k.given) > 0 {
+		for _, key := range k.given {
+			k.loaded = append(k.loaded, key)
+		}
+	}
+	if k.loaded == nil {
+		if err := m.fetchKey(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return k.loaded, nil
+}
+
+// fetchKey asks the store for its key, and gives it one if it has none.
+func (m *Manager[T]) fetchKey(ctx context.Context) error {
+	k := &m.keys
+	k.asked = time.Now()
+	fresh := make([]byte, 32)
+	rand.Read(fresh)
+	var key tokenKey
+	err := m.call(ctx, func(ctx context.Context) error {
+		r, err := m.store.Load(ctx, keyTag, keyID)
+		if err == nil && r.Version == 0 {
+			r = Record{Tag: keyTag, ID: keyID, Value: fresh}
+			var current Record
+			if current, _, err = m.store.Create(ctx, r); err == nil {
+				r = current
+			}
+		}
+		key = slices.Clone(r.Value)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(k.loaded, func(have tokenKey) bool { return string(have) == string(key) }) {
+		k.loaded = append([]tokenKey{key}, k.loaded...)
+	}
+	return nil
+}
+
+// token opens what a cookie held; not ok means that it was not made with a key of ours.
+func (m *Manager[T]) token(ctx context.Context, raw [rawLen]byte) (t token, ok bool, err error) {
+	keys, err := m.secrets(ctx)
+	if err != nil {
+		return token{}, false, err
+	}
+	if t, ok = openWith(keys, raw); ok || len(m.keys.given) > 0 {
+		return t, ok, nil
+	}
+	// The store may have lost its data, and with it the key, and have a new one from another process.
+	k := &m.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if time.Since(k.asked) > time.Second {
+		if err := m.fetchKey(ctx); err != nil {
+			return token{}, false, err
+		}
+	}
+	t, ok = openWith(k.loaded, raw)
+	return t, ok, nil
+}
+
+func openWith(keys []tokenKey, raw [rawLen]byte) (token, bool) {
+	for _, k := range keys {
+		if k.number() == raw[0] {
+			return k.open(raw), true
+		}
+	}
+	return token{}, false
+}
