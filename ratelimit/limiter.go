@@ -155,8 +155,8 @@ func split(err error) []error {
 // could ever grant, and under Deny that of the store. A Decision beside an error does not allow.
 //
 // On a remote store a refusal is remembered for its RetryAfter, at most a second, and answered from memory: a key that hammers
-// costs the store nothing. A decision takes at most Options.Timeout; after a failure one request at a time tries the store
-// while Options.OnError decides the others.
+// costs the store nothing. A decision takes at most Options.Timeout. After a failure one request at a time tries the store, soon
+// only one each half second, and Options.OnError decides the others at once.
 func (l *Limiter) Take(ctx context.Context, key string, cost int) (Decision, error) {
 	d, _, err := l.take(ctx, key, cost)
 	return d, err

@@ -16,6 +16,8 @@ const (
 	rememberSlots = 8192
 	deniedRetry   = time.Second
 	warnEvery     = 10 * time.Second
+	pauseFirst    = 50 * time.Millisecond // after the second failure in a row
+	pauseMost     = 500 * time.Millisecond
 )
 
 // remote asks a store that may be slow or gone: it remembers refusals, keeps to the time budget and falls back.
@@ -29,8 +31,9 @@ type remote struct {
 	start   time.Time
 	refused [rememberSlots]atomic.Pointer[refusal]
 
-	down     atomic.Bool // the last answer was a failure
-	probing  atomic.Bool // while down: somebody is trying the store
+	streak   atomic.Int64 // failures since the last answer
+	retryAt  atomic.Int64 // while there are any: nobody tries the store before, nanoseconds since start
+	probing  atomic.Bool  // and one at a time
 	lastWarn atomic.Int64
 	checked  sync.Once
 }
@@ -81,8 +84,8 @@ func (r *remote) take(ctx context.Context, ask Ask) (Decision, []Rule, error) {
 			return d, ask.Rules, nil
 		}
 	}
-	if r.down.Load() {
-		if !r.probing.CompareAndSwap(false, true) {
+	if r.down() {
+		if int64(time.Since(r.start)) < r.retryAt.Load() || !r.probing.CompareAndSwap(false, true) {
 			return r.without(ask, nil)
 		}
 		defer r.probing.Store(false)
@@ -97,7 +100,7 @@ func (r *remote) take(ctx context.Context, ask Ask) (Decision, []Rule, error) {
 		r.failed(err)
 		return r.without(ask, err)
 	}
-	if r.down.Load() && r.down.CompareAndSwap(true, false) {
+	if r.down() && r.streak.Swap(0) > 0 {
 		r.l.logger.Info("ratelimit: the store answers again", slog.String("limiter", r.l.name))
 	}
 	r.checked.Do(func() { r.check(ctx) })
@@ -119,6 +122,8 @@ func (r *remote) ask(ctx context.Context, ask Ask) (d Decision, err error) {
 	return r.store.Take(ctx, ask)
 }
 
+func (r *remote) down() bool { return r.streak.Load() > 0 }
+
 // without decides while the store does not.
 func (r *remote) without(ask Ask, err error) (Decision, []Rule, error) {
 	if r.fallback == nil {
@@ -127,7 +132,7 @@ func (r *remote) without(ask Ask, err error) (Decision, []Rule, error) {
 		if err == nil {
 			err = errStoreDown
 		}
-		return d, ask.Rules, fmt.Errorf("ratelimit: %s: denied, the store does not answer: %w", r.l.name, err)
+		return d, ask.Rules, fmt.Errorf("ratelimit: %s: denied, the store failed: %w", r.l.name, err)
 	}
 	r.l.counts.local.Add(1)
 	rules := r.share
@@ -140,10 +145,14 @@ func (r *remote) without(ask Ask, err error) (Decision, []Rule, error) {
 
 func (r *remote) failed(err error) {
 	r.l.counts.failures.Add(1)
-	r.down.Store(true)
 	now := int64(time.Since(r.start))
+	// One failure may be bad luck, so the next request tries again at once. Of those that fail together each counts, and a store
+	// that is gone is soon left alone but for a try each half second.
+	if n := r.streak.Add(1); n > 1 {
+		r.retryAt.Store(now + int64(min(pauseFirst<<min(n-2, 8), pauseMost)))
+	}
 	if last := r.lastWarn.Load(); (last == 0 || now-last > int64(warnEvery)) && r.lastWarn.CompareAndSwap(last, max(now, 1)) {
-		r.l.logger.Warn("ratelimit: the store does not answer", slog.String("limiter", r.l.name),
+		r.l.logger.Warn("ratelimit: the store failed", slog.String("limiter", r.l.name),
 			slog.String("on_error", r.l.opts.OnError.String()), slog.Any("error", err))
 	}
 }

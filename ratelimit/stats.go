@@ -46,7 +46,7 @@ func (l *Limiter) Stats() Stats {
 	}
 	m := l.memory
 	if l.remote != nil {
-		s.Down = l.remote.down.Load()
+		s.Down = l.remote.down()
 		m = l.remote.fallback
 	}
 	if m != nil {

@@ -118,7 +118,7 @@ func TestBrokenStoresAreFoundOut(t *testing.T) {
 			}
 		}, []string{"ASmallerLimitCutsWhatIsStored", "AnotherRateKeepsWhatIsUsed"}},
 		"saves up idle time": {func() storeFunc { return new(saver).take }, []string{"IdleTimeIsNotSavedUp"}},
-		"reads, then writes":  {func() storeFunc { return new(racy).take }, []string{"ConcurrentTakesAreAtomic"}},
+		"reads, then writes": {func() storeFunc { return new(racy).take }, []string{"ConcurrentTakesAreAtomic"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,303 @@
+package redislimit
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/fairlead/fairlead/internal/testenv"
+	"github.com/fairlead/fairlead/ratelimit"
+	"github.com/fairlead/fairlead/scale/redisconn"
+)
+
+// The limit of the tests below: two seconds' worth at once, so that a machine that stalls for less than that loses nothing.
+const (
+	exactRate  = 200
+	exactBurst = 400
+)
+
+func exactLimit() ratelimit.Limit { return ratelimit.PerSecond(exactRate).Burst(exactBurst) }
+
+func redisTime(t testing.TB, c *redisconn.Client) time.Time {
+	t.Helper()
+	now, err := c.Redis().Time(t.Context()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+func mostIn(d time.Duration) int64 {
+	return exactBurst + int64(d/time.Microsecond)*exactRate/1_000_000
+}
+
+// TestProcessesTogetherHoldOneLimit runs processes of their own, one of which is killed on the way. What the fleet was granted
+// stays within burst + ⌊rate·t⌋ of Redis's clock.
+func TestProcessesTogetherHoldOneLimit(t *testing.T) {
+	r := server(t)
+	c := connect(t, r.URL())
+	const processes = 4
+	name := t.Name()
+	begin := redisTime(t, c)
+	var granted atomic.Int64
+	var wg sync.WaitGroup
+	enough := make(chan struct{})
+	for i := range processes {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_HAMMER="+name+" "+r.URL(), "GORACE=atexit_sleep_ms=0")
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			// A line for each permit: what a killed process was granted and did not write counts for less, never for more.
+			lines := bufio.NewScanner(out)
+			n := 0
+			for lines.Scan() {
+				if granted.Add(1) == exactBurst+2*exactRate {
+					close(enough)
+				}
+				if n++; i == 0 && n == 50 {
+					cmd.Process.Kill()
+				}
+			}
+			cmd.Wait()
+		})
+		wg.Go(func() {
+			select {
+			case <-enough:
+			case <-time.After(time.Minute):
+			}
+			stop.Close()
+		})
+	}
+	wg.Wait()
+	took := redisTime(t, c).Sub(begin)
+	n, most := granted.Load(), mostIn(took)
+	t.Logf("%d processes were granted %d in %v, of at most %d", processes, n, took, most)
+	if n > most {
+		t.Errorf("granted %d in %v: want at most %d", n, took, most)
+	}
+	if n < exactBurst+2*exactRate {
+		t.Errorf("granted %d in %v and no more", n, took)
+	}
+}
+
+// hammer is a process of the test above: it takes until its standard input ends and prints a line for each permit.
+func hammer(role string) int {
+	name, url, _ := strings.Cut(role, " ")
+	c, err := redisconn.Open(url)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	l, err := ratelimit.New(name, exactLimit(), ratelimit.Options{Store: New(c), OnError: ratelimit.Deny, Timeout: time.Minute})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		cancel()
+	}()
+	for ctx.Err() == nil {
+		d, err := l.Take(ctx, "k", 1)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		case d.Allowed:
+			fmt.Println("granted")
+		default:
+			time.Sleep(min(d.RetryAfter, 5*time.Millisecond))
+		}
+	}
+	return 0
+}
+
+// TestNearlyAllOfTheLimitIsUsed keeps several limiters at it and expects at least 98 % of what the clock allowed. A machine that
+// stalls for less than two seconds loses nothing, since the bucket keeps as much.
+func TestNearlyAllOfTheLimitIsUsed(t *testing.T) {
+	r := server(t)
+	c := connect(t, r.URL())
+	begin := redisTime(t, c)
+	var granted atomic.Int64
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		l := limiter(t, connect(t, r.URL()), exactLimit())
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				d, err := l.Take(t.Context(), "k", 1)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if d.Allowed {
+					granted.Add(1)
+				} else {
+					time.Sleep(d.RetryAfter)
+				}
+			}
+		})
+	}
+	for redisTime(t, c).Sub(begin) < 3*time.Second {
+		time.Sleep(20 * time.Millisecond)
+	}
+	inner := redisTime(t, c).Sub(begin)
+	close(stop)
+	wg.Wait()
+	outer := redisTime(t, c).Sub(begin)
+	n := granted.Load()
+	if most := mostIn(outer); n > most {
+		t.Errorf("granted %d in %v: want at most %d", n, outer, most)
+	}
+	if least := mostIn(inner) * 98 / 100; n < least {
+		t.Errorf("granted %d in %v: want at least %d", n, inner, least)
+	}
+}
+
+// TestAnyWindowHoldsTheBound looks at all windows, not only the whole: the script's own time of every grant is read back from
+// the state it leaves.
+func TestAnyWindowHoldsTheBound(t *testing.T) {
+	ctx := t.Context()
+	c := connect(t, server(t).URL())
+	limit := ratelimit.PerSecond(700).Burst(20) // a permit in 1428.57 µs
+	store := New(c)
+	ask := ratelimit.Ask{Name: t.Name(), Key: "k", Cost: 1, Rules: limit.Rules()}
+	read := redis.NewScript(`return string.format('%.0f', (struct.unpack('<d', redis.call('GET', KEYS[1]))))`)
+	var at []int64
+	for begin := time.Now(); time.Since(begin) < 1500*time.Millisecond; {
+		d, err := store.Take(ctx, ask)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !d.Allowed {
+			continue
+		}
+		text, err := read.Run(ctx, c.Redis(), []string{redisKey(ask.Name, ask.Key)}).Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		us, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, us)
+	}
+	for i := range at {
+		for j := i; j < len(at); j++ {
+			if n, most := int64(j-i+1), 20+(at[j]-at[i])*700/1_000_000; n > most {
+				t.Fatalf("grants %d to %d, %d µs apart, are %d: want at most %d", i, j, at[j]-at[i], n, most)
+			}
+		}
+	}
+	if len(at) < 20 {
+		t.Errorf("only %d grants", len(at))
+	}
+}
+
+// A reply that got lost was a permit taken and not given: retries can only admit less.
+func TestLostRepliesOnlyAdmitLess(t *testing.T) {
+	ctx := t.Context()
+	r := server(t)
+	p, err := testenv.StartProxy(r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	direct := connect(t, r.URL())
+	l := limiter(t, connect(t, "redis://"+p.Addr()+"/0"), exactLimit())
+	if _, err := l.Take(ctx, "warm up", 1); err != nil {
+		t.Fatal(err)
+	}
+	begin := redisTime(t, direct)
+	var n, lost, dropped int64
+	for time.Since(begin) < 2*time.Second {
+		if lost < 20 {
+			p.LoseReplies(1, "evalsha")
+		}
+		d, err := l.Take(ctx, "k", 1)
+		if now := p.Stats().Dropped; now > dropped {
+			dropped = now
+			lost++
+		}
+		if err == nil && d.Allowed {
+			n++
+		}
+		if err == nil && !d.Allowed {
+			time.Sleep(d.RetryAfter)
+		}
+	}
+	took := redisTime(t, direct).Sub(begin)
+	if lost < 10 {
+		t.Fatalf("the proxy lost %d replies: want at least 10", lost)
+	}
+	if most := mostIn(took) - 10; n > most {
+		t.Errorf("granted %d in %v while %d replies were lost: want at most %d", n, took, lost, most)
+	}
+	if n < exactBurst/2 {
+		t.Errorf("granted %d: want at least half the burst", n)
+	}
+}
+
+// Clocks of the processes do not matter since no script receives one: there is no argument that depends on time.
+func TestNoClockIsSent(t *testing.T) {
+	c := connect(t, server(t).URL())
+	var sent recorder
+	c.Redis().AddHook(&sent)
+	store := New(c)
+	ask := ratelimit.Ask{Name: t.Name(), Key: "k", Cost: 1, Rules: exactLimit().Rules()}
+	for range 2 {
+		if _, err := store.Take(t.Context(), ask); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	if n := len(sent.scripts); n < 2 || sent.scripts[n-1] != sent.scripts[n-2] {
+		t.Errorf("the same question at two times was sent as %q", sent.scripts)
+	}
+}
+
+// recorder keeps the scripts that a client runs.
+type recorder struct{ scripts []string }
+
+func (r *recorder) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" {
+			r.scripts = append(r.scripts, fmt.Sprint(cmd.Args()...))
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
