@@ -50,6 +50,9 @@ func newHome() (*home, error) {
 	if err != nil {
 		return nil, fmt.Errorf("testenv: %w", err)
 	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil { // as the kernel will name it
+		return nil, fmt.Errorf("testenv: %w", err)
+	}
 	if err := os.Chmod(dir, 0o711); err != nil { // servers may run as another user
 		return nil, fmt.Errorf("testenv: %w", err)
 	}

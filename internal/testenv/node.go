@@ -88,6 +88,9 @@ func (n *Node) URL(database string) string { return PostgresURL(n.addr, database
 // Start starts a node that was killed or stopped, in the role that it had, and
 // returns when it answers queries. It does not wait for replication.
 func (n *Node) Start(ctx context.Context) error {
+	if n.isShut() {
+		return ErrClosed
+	}
 	if n.alive() { // its files are in use
 		return fmt.Errorf("testenv: %s runs already", n.name)
 	}
@@ -169,10 +172,7 @@ func writeServerFile(path, content string) error {
 
 // with calls f with a connection to the node's own database.
 func (n *Node) with(ctx context.Context, f func(*pgx.Conn) error) error {
-	n.mu.Lock()
-	closed := n.closed
-	n.mu.Unlock()
-	if closed {
+	if n.isShut() {
 		return ErrClosed
 	}
 	err := func() error {

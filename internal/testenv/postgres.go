@@ -128,7 +128,11 @@ func (p *Postgres) start(ctx context.Context) error {
 	return nil
 }
 
+// nodes returns the nodes, of a failed start those that were made.
 func (p *Postgres) nodes() []*Node {
+	if p.Primary == nil {
+		return nil
+	}
 	return append([]*Node{p.Primary}, p.Replicas...)
 }
 
@@ -201,12 +205,13 @@ func (p *Postgres) Close() error {
 	if closed {
 		return nil
 	}
-	var errs []error
-	for _, n := range append([]*Node{p.Primary}, p.Replicas...) {
-		if n != nil {
-			errs = append(errs, n.remove())
-		}
+	nodes := p.nodes()
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() { errs[i] = n.remove() })
 	}
+	wg.Wait()
 	return errors.Join(append(errs, p.home.close())...)
 }
 

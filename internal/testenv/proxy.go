@@ -140,7 +140,8 @@ func (p *Proxy) BlackHole(on bool) {
 	p.changeLocked(func(f *faults) { f.blackHole = on })
 }
 
-// Cut closes all open connections on both sides. New ones are accepted.
+// Cut closes all open connections on both sides, in order unless a side has just
+// sent something. New ones are accepted.
 func (p *Proxy) Cut() { p.end(false) }
 
 // Reset is Cut with a TCP reset instead of an orderly end.

@@ -83,7 +83,7 @@ func newRedis(h *home, name string, settings map[string]string) (*Redis, error) 
 			log:     dir + ".log",
 		},
 		addr: addr, settings: all,
-		client: redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, MaxRetries: -1, DisableIdentity: true}),
+		client: redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true}),
 	}, nil
 }
 
@@ -97,6 +97,9 @@ func (r *Redis) URL() string { return "redis://" + r.addr + "/0" }
 // unless the settings say otherwise, except that a node of a cluster knows the
 // cluster and its slots.
 func (r *Redis) Start(ctx context.Context) error {
+	if r.isShut() {
+		return ErrClosed
+	}
 	conf := filepath.Join(r.dir, "redis.conf")
 	if _, err := os.Stat(conf); errors.Is(err, os.ErrNotExist) { // else the server may have rewritten it
 		var b strings.Builder
@@ -110,7 +113,14 @@ func (r *Redis) Start(ctx context.Context) error {
 	if err := r.server.start(); err != nil {
 		return err
 	}
-	return r.until(ctx, "start", func(ctx context.Context) error { return r.client.Ping(ctx).Err() })
+	return r.until(ctx, "start", func(ctx context.Context) error {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.addr) // the client logs failures
+		if err != nil {
+			return err
+		}
+		conn.Close()
+		return r.client.Ping(ctx).Err()
+	})
 }
 
 // Calls returns how many times a command ("get", "evalsha", "client|list") was
@@ -189,7 +199,7 @@ func (c *RedisCluster) start(ctx context.Context, options RedisOptions) error {
 			"cluster-port":         strconv.Itoa(bus), // the default, port + 10000, may not be free
 			"cluster-announce-ip":  host,
 			"bind-source-addr":     host, // else nodes meet each other as 127.0.0.1
-			"cluster-node-timeout": "2000",
+			"cluster-node-timeout": "5000",
 		}
 		maps.Copy(settings, options.Settings)
 		r, err := newRedis(c.home, fmt.Sprintf("redis-node%d", i+1), settings)

@@ -51,6 +51,9 @@ func (n *Node) SetApplyDelay(ctx context.Context, d time.Duration) error {
 // reload makes a running node read its settings, and waits until one of them has a
 // value.
 func (n *Node) reload(ctx context.Context, setting, value string) error {
+	if n.isShut() {
+		return ErrClosed
+	}
 	n.stateMu.Lock()
 	err := n.writeSettings()
 	n.stateMu.Unlock()

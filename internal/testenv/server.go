@@ -68,6 +68,12 @@ func (s *server) shut() bool {
 	return first
 }
 
+func (s *server) isShut() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
 // running returns nil if the process runs. The caller holds mu.
 func (s *server) running() error {
 	switch {
@@ -207,15 +213,18 @@ func (s *server) signal(sig os.Signal) error {
 // stop asks the server to end with a signal and waits. When ctx ends first, or a
 // minute has passed, the server is killed, and that is an error.
 func (s *server) stop(ctx context.Context, sig syscall.Signal) error {
-	if !s.alive() {
+	s.mu.Lock()
+	alive, frozen, exited := s.aliveLocked(), s.frozen, s.exited
+	s.mu.Unlock()
+	switch {
+	case !alive:
 		return nil
+	case frozen:
+		return fmt.Errorf("testenv: %s is frozen and cannot stop", s.name)
 	}
 	if err := s.signal(sig); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	exited := s.exited
-	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {

@@ -48,7 +48,8 @@ func startWatchdog(dir string) (*watchdog, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args[0] = "fairlead-testenv-watchdog"
 	cmd.Dir = "/"
-	cmd.Env = []string{watchdogVariable + "=" + dir, "GOMAXPROCS=1"}
+	// A binary with the race detector sleeps for a second when it exits, by default.
+	cmd.Env = []string{watchdogVariable + "=" + dir, "GOMAXPROCS=1", "GORACE=atexit_sleep_ms=0"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	alive, err := cmd.StdinPipe()
 	if err != nil {
