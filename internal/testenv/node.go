@@ -66,7 +66,7 @@ func newNode(p *Postgres, name string) (*Node, error) {
 	n := &Node{
 		server: &server{
 			name:    name,
-			command: command{path: p.binaries.path("postgres"), args: []string{"postgres", "-D", dir}, dir: dir},
+			command: command{path: p.binaries.path("postgres"), args: []string{p.binaries.path("postgres"), "-D", dir}, dir: dir},
 			log:     dir + ".log",
 		},
 		pg: p, addr: net.JoinHostPort(host, strconv.Itoa(port)), settings: settings,

@@ -239,7 +239,7 @@ func initdb(ctx context.Context, bin postgresBinaries, home string) error {
 	}
 	err := command{
 		path: bin.path("initdb"),
-		args: []string{"initdb", "-D", dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"},
+		args: []string{bin.path("initdb"), "-D", dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"},
 		dir:  dir,
 	}.run(ctx)
 	if err != nil {

@@ -189,7 +189,7 @@ func (n *Node) cloneFrom(ctx context.Context, source *Node) error {
 	host, port, _ := net.SplitHostPort(source.addr)
 	err = command{
 		path: n.pg.binaries.path("pg_basebackup"),
-		args: []string{"pg_basebackup", "-D", n.dir, "-h", host, "-p", port, "-U", "postgres", "-w", "--checkpoint=fast", "--no-sync"},
+		args: []string{n.pg.binaries.path("pg_basebackup"), "-D", n.dir, "-h", host, "-p", port, "-U", "postgres", "-w", "--checkpoint=fast", "--no-sync"},
 		dir:  n.dir,
 	}.run(ctx)
 	if err != nil {

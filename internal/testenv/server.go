@@ -16,7 +16,7 @@ import (
 // this process's environment than PATH.
 type command struct {
 	path string
-	args []string // args[0] is the program's name
+	args []string // args[0] is the program's name; PostgreSQL's find each other by its folder
 	dir  string   // a directory below home, so that the watchdog finds the process
 }
 
