@@ -53,7 +53,7 @@ type cell struct {
 
 func (c cell) drainsAt() int64 { return c.at + ceilDiv(c.level, c.leak) }
 
-// NewMemory returns a Memory for at most keys rates, about 60 bytes each when used; 0 means 1,048,576, less than 64 is raised to
+// NewMemory returns a Memory for at most keys rates, about 100 bytes each; 0 means 1,048,576, less than 64 is raised to
 // 64, and a negative number is reported by [New]. Several limiters may share one.
 func NewMemory(keys int) *Memory {
 	m := &Memory{seed: maphash.MakeSeed(), start: time.Now(), keys: keys}
