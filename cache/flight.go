@@ -1,0 +1,278 @@
+package cache
+
+import (
+	"context"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// maxRunning is how many loads of one key run at a time: one that everybody joins, and one that an invalidation has
+// detached. The next waits, and may be joined by those who come meanwhile, since it has not begun.
+const maxRunning = 2
+
+const (
+	backoffMin = 50 * time.Millisecond
+	backoffMax = 5 * time.Second
+)
+
+// shard is the flights of a part of the keys. DoChan and Forget are called only under mu, so that group and keys agree.
+type shard[K comparable, V any] struct {
+	mu    sync.Mutex
+	group singleflight.Group
+	keys  map[string]*flights[K, V]
+	live  map[*call[K, V]]struct{} // what Close cancels
+	ended bool
+}
+
+// flights is what goes on about one key.
+type flights[K comparable, V any] struct {
+	current *call[K, V]   // who comes joins this one
+	running int           // begun and not over
+	over    chan struct{} // closed when one is, made by who waits for it
+
+	failed int   // loads in a row
+	until  int64 // when the next may be tried
+	err    error // of the last
+}
+
+// need is what a reader demands of the value it gets.
+type need struct {
+	fresh bool   // of a load that begins after the reader came
+	bound string // of a load that began when the clock had come this far
+	blind bool   // of the origin: what the reader wrote may not have reached the remote
+	token string // what the reader has written, where it is ahead of what this process heard
+}
+
+// ahead says whether memory must be passed by.
+func (n need) ahead() bool { return n.fresh || n.blind || n.bound != "" }
+
+func (n *need) add(o need) {
+	n.fresh = n.fresh || o.fresh
+	n.blind = n.blind || o.blind
+	n.bound = max(n.bound, o.bound)
+	n.token = merged(n.token, o.token)
+}
+
+// call is one fetch of one key.
+type call[K comparable, V any] struct {
+	key   K
+	name  string
+	shard *shard[K, V]
+	state *flights[K, V]
+	slot  *fence
+
+	ctx    context.Context // of the load: its values are the first caller's, its end is its own
+	cancel context.CancelCauseFunc
+
+	// Under the shard's lock.
+	refs  int
+	begun bool
+	need  need
+	over  bool
+
+	// Written when it begins, under the lock, and only read then.
+	gen    uint32
+	link   link
+	known  string
+	before *entry[V] // what memory holds, if it is valid
+	start  int64
+
+	behind  bool // nobody waits: a revalidation
+	loaned  bool // holds a lease
+	lease   string
+	instead string    // the record to replace
+	token   string    // the lease's
+	spare   *entry[V] // what to serve if the origin fails
+
+	out  outcome[V]
+	done chan struct{}
+}
+
+// outcome is what a Get comes to.
+type outcome[V any] struct {
+	entry     *entry[V] // nil only with err
+	err       error
+	from      tier
+	stale     bool
+	coalesced bool
+}
+
+// join finds the call to wait for, or makes one. The shard's lock is held.
+func (c *Cache[K, V]) join(ctx context.Context, sh *shard[K, V], st *flights[K, V], key K, name string, slot *fence, n need) (cl *call[K, V], made bool) {
+	if cl := st.current; cl != nil {
+		switch {
+		case cl.ctx.Err() != nil: // timed out; whoever waits for it has been told
+		case !cl.begun:
+			cl.need.add(n)
+			cl.refs++
+			return cl, false
+		case !n.fresh && !n.blind && n.bound <= cl.known:
+			cl.refs++
+			return cl, false
+		}
+		sh.detach(name, st)
+	}
+	cl = &call[K, V]{key: key, name: name, shard: sh, state: st, slot: slot, need: n, refs: 1, done: make(chan struct{})}
+	base, cancel := context.WithCancelCause(inside(context.WithoutCancel(ctx), c, name))
+	limited, stop := context.WithTimeoutCause(base, c.options.LoadTimeout, c.loadTimeout)
+	cl.ctx, cl.cancel = limited, func(cause error) {
+		cancel(cause)
+		stop()
+	}
+	st.current = cl
+	sh.live[cl] = struct{}{}
+	c.wg.Add(1)
+	return cl, true
+}
+
+// detach lets nobody join the current call any more. The shard's lock is held.
+func (sh *shard[K, V]) detach(name string, st *flights[K, V]) {
+	st.current = nil
+	sh.group.Forget(name)
+}
+
+// await returns what a call comes to, or leaves it when ctx ends; the last to leave ends the load.
+func (c *Cache[K, V]) await(ctx context.Context, cl *call[K, V], answer <-chan singleflight.Result) outcome[V] {
+	var err error
+	select {
+	case r := <-answer:
+		return r.Val.(outcome[V])
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-cl.ctx.Done():
+		if err = context.Cause(cl.ctx); err == errDone {
+			return (<-answer).Val.(outcome[V])
+		}
+	}
+	sh := cl.shard
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if cl.refs--; cl.refs == 0 && !cl.over {
+		cl.cancel(errAbandoned)
+		if cl.state.current == cl {
+			sh.detach(cl.name, cl.state)
+		}
+	}
+	return outcome[V]{err: err}
+}
+
+// begin waits for the call's turn, if it may, and notes what has been heard before the first byte is asked for.
+func (c *Cache[K, V]) begin(cl *call[K, V], wait bool) error {
+	cl.shard.mu.Lock()
+	defer cl.shard.mu.Unlock()
+	st := cl.state
+	for st.running >= maxRunning {
+		if !wait {
+			return errBusy
+		}
+		if st.over == nil {
+			st.over = make(chan struct{})
+		}
+		over := st.over
+		cl.shard.mu.Unlock()
+		select {
+		case <-over:
+		case <-cl.ctx.Done():
+		}
+		cl.shard.mu.Lock()
+		if cl.ctx.Err() != nil {
+			return context.Cause(cl.ctx)
+		}
+	}
+	st.running++
+	cl.begun = true
+	cl.start = c.clock.now()
+	cl.gen = cl.slot.load()
+	if s := c.shared; s != nil {
+		cl.link = *s.link.Load()
+		cl.known = max(*s.known.Load(), cl.need.bound)
+	}
+	if e := c.memory.get(cl.key); e != nil && e.valid() {
+		cl.before = e
+	}
+	return nil
+}
+
+// finish hands out what a call came to and keeps it, unless the call was detached or its value invalidated meanwhile.
+func (c *Cache[K, V]) finish(cl *call[K, V], out outcome[V], keep *entry[V]) {
+	sh, st := cl.shard, cl.state
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if cl.over {
+		return
+	}
+	cl.over, cl.out = true, out
+	delete(sh.live, cl)
+	defer c.wg.Done()
+	if cl.begun {
+		st.running--
+		if st.over != nil {
+			close(st.over)
+			st.over = nil
+		}
+	}
+	if st.current == cl {
+		sh.detach(cl.name, st)
+		if keep != nil && keep.valid() {
+			c.memory.set(cl.key, keep)
+		}
+	}
+	sh.tidy(cl.name, st, c.clock.now())
+	cl.cancel(errDone)
+	close(cl.done)
+}
+
+// failing notes a failed load, or with nil one that did not fail, for those that come next.
+func (c *Cache[K, V]) failing(cl *call[K, V], err error) {
+	sh, st := cl.shard, cl.state
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if st.current != cl {
+		return
+	}
+	if err == nil {
+		st.failed, st.err, st.until = 0, nil, 0
+		return
+	}
+	pause := min(backoffMin<<min(st.failed, 10), backoffMax)
+	st.failed++
+	st.err = err
+	st.until = c.clock.now() + int64(pause) + rand.Int64N(int64(pause)/4)
+}
+
+// tidy drops what is known of a key once that is nothing. The shard's lock is held.
+func (sh *shard[K, V]) tidy(name string, st *flights[K, V], now int64) {
+	if st.current == nil && st.running == 0 && st.failed == 0 && sh.keys[name] == st {
+		delete(sh.keys, name)
+	}
+	if len(sh.keys) < 4096 {
+		return
+	}
+	for name, st := range sh.keys { // an origin that fails for ever new keys
+		if st.current == nil && st.running == 0 && st.until < now {
+			delete(sh.keys, name)
+		}
+	}
+}
+
+// guard runs load so that a panic and Goexit are errors: singleflight would pass the one to goroutines that nobody can
+// recover, and never answer after the other.
+func guard(load func() error) (err error) {
+	done := make(chan struct{})
+	err = errGoexit
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}()
+		err = load()
+	}()
+	<-done
+	return err
+}

@@ -1,0 +1,84 @@
+package cache
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/pool/causal"
+)
+
+const (
+	// tokenTTL is how long a key's causal token is kept, here and in the remote: far longer than any replica that may serve
+	// a read lags behind.
+	tokenTTL = 10 * time.Minute
+
+	maxTokens = 8192 // of one generation
+)
+
+// tokens are the causal tokens of keys that were invalidated, here or elsewhere: a load of such a key may not read from a
+// replica that is behind it. They are kept in two generations; one that has to go early raises the floor of all keys, so
+// that nothing is forgotten, only demanded of more loads.
+type tokens struct {
+	mu           sync.Mutex
+	young, old   map[string]string
+	youngM, oldM string // the generations' tokens merged
+	floor        string
+	turned       int64
+}
+
+func (t *tokens) add(name, token string, now int64) {
+	if token == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	aged := now-t.turned > int64(tokenTTL)
+	if aged || len(t.young) >= maxTokens {
+		if !aged {
+			t.floor = merged(t.floor, t.oldM)
+		}
+		t.old, t.oldM = t.young, t.youngM
+		t.young, t.youngM, t.turned = nil, "", now
+	}
+	if t.young == nil {
+		t.young = make(map[string]string)
+	}
+	t.young[name] = merged(t.young[name], token)
+	t.youngM = merged(t.youngM, token)
+}
+
+func (t *tokens) of(name string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return merged(t.floor, t.old[name], t.young[name])
+}
+
+// merged is the token that demands what each of the given does. One that cannot be read becomes text that no scope accepts,
+// which makes a load ask the primary.
+func merged(tokens ...string) string {
+	token, filled := "", 0
+	for _, t := range tokens {
+		if t != "" {
+			token = t
+			filled++
+		}
+	}
+	if filled <= 1 {
+		return token
+	}
+	token, err := causal.Merge(tokens...)
+	if err != nil {
+		return unreadable
+	}
+	return token
+}
+
+const unreadable = "?"
+
+// isClock says whether a tag of a token is a cache's clock. Those tell the writer's own reads what they must have heard of;
+// what a value was read from they do not tell.
+func isClock(tag string) bool { return strings.HasPrefix(tag, clockTag) }
+
+// isDistrust says whether a tag demands the authority of every system.
+func isDistrust(tag string) bool { return tag == "*" }
