@@ -7,41 +7,32 @@ import (
 	"time"
 )
 
-// check is a readiness check that asks its component at most once at a time and once in ttl, and answers within the time-out
-// even if the component does not.
+// check is a readiness check that asks its component at most once at a time and answers within the time-out even if the
+// component does not. The worker caches the answers.
 type check struct {
-	ping         func(context.Context) error
-	timeout, ttl time.Duration
+	ping    func(context.Context) error
+	timeout time.Duration
 
-	mu      sync.Mutex
-	asked   time.Time     // of the last answer
-	err     error         // the last answer
-	pending chan struct{} // closed when the question that is out has been answered; nil: none is
+	mu  sync.Mutex
+	out *question // nil: none is out
 }
 
-func newCheck(ping func(context.Context) error, timeout, ttl time.Duration) *check {
-	return &check{ping: ping, timeout: timeout, ttl: ttl}
+type question struct {
+	answered chan struct{}
+	err      error // once answered
+}
+
+func newCheck(ping func(context.Context) error, timeout time.Duration) *check {
+	return &check{ping: ping, timeout: timeout}
 }
 
 func (c *check) run(ctx context.Context) error {
-	c.mu.Lock()
-	if c.pending == nil {
-		if !c.asked.IsZero() && time.Since(c.asked) < c.ttl {
-			defer c.mu.Unlock()
-			return c.err
-		}
-		c.ask()
-	}
-	pending := c.pending
-	c.mu.Unlock()
-
+	q := c.ask()
 	timer := time.NewTimer(c.timeout)
 	defer timer.Stop()
 	select {
-	case <-pending:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.err
+	case <-q.answered:
+		return q.err
 	case <-timer.C:
 		return fmt.Errorf("no answer within %v", c.timeout)
 	case <-ctx.Done():
@@ -49,17 +40,24 @@ func (c *check) run(ctx context.Context) error {
 	}
 }
 
-// ask has a context of its own: the answer is for everyone, not for the probe that happened to come first.
-func (c *check) ask() {
-	pending, began := make(chan struct{}), time.Now()
-	c.pending = pending
+// ask returns the question that is out, or asks. Its context is its own: the answer is for everyone, not for the probe that
+// happened to come first.
+func (c *check) ask() *question {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.out != nil {
+		return c.out
+	}
+	q := &question{answered: make(chan struct{})}
+	c.out = q
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
 		defer cancel()
-		err := safely(func() error { return c.ping(ctx) })
+		q.err = safely(func() error { return c.ping(ctx) })
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.err, c.asked, c.pending = err, began, nil
-		close(pending)
+		c.out = nil
+		c.mu.Unlock()
+		close(q.answered)
 	}()
+	return q
 }

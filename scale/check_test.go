@@ -2,7 +2,6 @@ package scale
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,31 +10,10 @@ import (
 	"time"
 )
 
-func TestCheckAsksOncePerTTL(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asked int
-		fail := errors.New("down")
-		c := newCheck(func(context.Context) error { asked++; return fail }, time.Second, time.Second)
-		for range 5 {
-			if err := c.run(t.Context()); err != fail {
-				t.Fatalf("run = %v, want %v", err, fail)
-			}
-		}
-		if asked != 1 {
-			t.Errorf("asked %d times within the TTL, want 1", asked)
-		}
-		time.Sleep(time.Second)
-		fail = nil
-		if err := c.run(t.Context()); err != nil || asked != 2 {
-			t.Errorf("after the TTL: run = %v, asked = %d; want nil, 2", err, asked)
-		}
-	})
-}
-
 func TestCheckCallersShareOneQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
-		c := newCheck(func(context.Context) error { asked.Add(1); time.Sleep(500 * time.Millisecond); return nil }, time.Second, -1)
+		c := newCheck(func(context.Context) error { asked.Add(1); time.Sleep(500 * time.Millisecond); return nil }, time.Second)
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
@@ -57,7 +35,7 @@ func TestCheckThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		let := make(chan struct{})
-		c := newCheck(func(context.Context) error { asked.Add(1); <-let; return nil }, time.Second, time.Second)
+		c := newCheck(func(context.Context) error { asked.Add(1); <-let; return nil }, time.Second)
 		for range 3 {
 			began := time.Now()
 			err := c.run(t.Context())
@@ -73,7 +51,6 @@ func TestCheckThatHangs(t *testing.T) {
 		}
 		close(let)
 		synctest.Wait()
-		time.Sleep(time.Second)
 		if err := c.run(t.Context()); err != nil {
 			t.Errorf("after it answered: %v", err)
 		}
@@ -81,7 +58,7 @@ func TestCheckThatHangs(t *testing.T) {
 }
 
 func TestCheckSurvivesPanic(t *testing.T) {
-	c := newCheck(func(context.Context) error { panic("boom") }, time.Second, time.Second)
+	c := newCheck(func(context.Context) error { panic("boom") }, time.Second)
 	if err := c.run(t.Context()); err == nil || !strings.Contains(err.Error(), "boom") {
 		t.Errorf("run = %v, want the panic as an error", err)
 	}

@@ -35,7 +35,8 @@ func TestDeadline(t *testing.T) {
 		{"grpc too long", 0, map[string]string{"Grpc-Timeout": "123456789n"}, 30 * time.Second},
 		{"grpc no unit", 0, map[string]string{"Grpc-Timeout": "12"}, 30 * time.Second},
 		{"grpc huge", none, map[string]string{"Grpc-Timeout": "99999999H"}, 1<<63 - 1},
-		{"shortest counts", 0, map[string]string{"Fairlead-Timeout-Ms": "900", "Grpc-Timeout": "800m", "X-Envoy-Expected-Rq-Timeout-Ms": "850"}, 800 * time.Millisecond},
+		{"first is shortest", 0, map[string]string{"Fairlead-Timeout-Ms": "700", "Grpc-Timeout": "800m", "X-Envoy-Expected-Rq-Timeout-Ms": "850"}, 700 * time.Millisecond},
+		{"last is shortest", 0, map[string]string{"Fairlead-Timeout-Ms": "900", "Grpc-Timeout": "800m", "X-Envoy-Expected-Rq-Timeout-Ms": "850"}, 800 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -26,10 +26,6 @@ type Options struct {
 	// CheckTimeout bounds one readiness check (a component's Ping). 0 means 1 s; negative is an error.
 	CheckTimeout time.Duration
 
-	// CheckTTL is how long a check's result is used before the component is asked again, however often it is probed. 0
-	// means 1 s, negative asks at every probe.
-	CheckTTL time.Duration
-
 	// CloseTimeout bounds the Close of each component; one that takes longer is left behind and named in Serve's error. 0
 	// means 2 s; negative is an error.
 	CloseTimeout time.Duration
@@ -66,9 +62,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.CheckTimeout == 0 {
 		o.CheckTimeout = time.Second
-	}
-	if o.CheckTTL == 0 {
-		o.CheckTTL = time.Second
 	}
 	if o.CloseTimeout == 0 {
 		o.CloseTimeout = 2 * time.Second

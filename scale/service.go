@@ -110,7 +110,7 @@ func (s *Service) serve(ctx context.Context, components []component, handler htt
 		w.AddSamples(s.traffic.samples)
 		for _, c := range components {
 			if c.ping != nil {
-				w.AddCheck(c.name, newCheck(c.ping, s.opts.CheckTimeout, s.opts.CheckTTL).run)
+				w.AddCheck(c.name, newCheck(c.ping, s.opts.CheckTimeout).run)
 			}
 			if c.samples != nil {
 				w.AddSamples(c.samples)
