@@ -40,6 +40,11 @@ func (o Options) check(store Store) (Options, error) {
 	if store == nil {
 		bad("store is nil: must be one of NewMemory, redissession.New, pgsession.New or your own")
 	}
+	if v, ok := store.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if o.Name == "" {
 		o.Name = "session"
 	}
