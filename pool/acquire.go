@@ -1,0 +1,209 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fairlead/fairlead/pool/causal"
+)
+
+// lease is a connection in use, with where it leads.
+type lease struct {
+	conn  *pgxpool.Conn
+	node  *node
+	epoch *epoch // nil on a replica
+	state *connState
+}
+
+func newLease(n *node, e *epoch, c *pgxpool.Conn) lease {
+	n.inUse.Add(1)
+	return lease{c, n, e, stateOf(c.Conn().PgConn())}
+}
+
+// end gives the connection back and says whether it was lost.
+func (l *lease) end() (lost bool) {
+	if l.conn == nil {
+		return false
+	}
+	lost = l.conn.Conn().IsClosed()
+	l.conn.Release()
+	l.conn = nil
+	l.node.inUse.Add(-1)
+	if lost {
+		l.node.kick()
+	}
+	return lost
+}
+
+// cut says that the server gave up its wait for a synchronous standby since it was last asked.
+func (l *lease) cut() error {
+	if l.state == nil || !l.state.syncCut {
+		return nil
+	}
+	l.state.syncCut = false
+	return errSyncCut
+}
+
+var errSyncCut = errors.New("committed on the primary; the wait for the synchronous standby was cut off")
+
+// attempts is one call's way to the primary: it may start again as long as nothing was sent.
+type attempts struct {
+	deadline time.Time // for finding a primary; zero until the first is missed
+	n        int
+}
+
+// again says whether the call may start over after err.
+func (p *Pool) again(ctx context.Context, a *attempts, err error) bool {
+	if err == nil || !unsent(err) || permanent(err) || ctx.Err() != nil || p.closed.Load() {
+		return false
+	}
+	p.suspect()
+	if !p.more(a) {
+		return false
+	}
+	p.counts.retries.Add(1)
+	a.n++
+	if a.n > 1 { // the first time the connection alone may have been bad
+		select {
+		case <-ctx.Done():
+			return false
+		case <-p.ctx.Done():
+			return false
+		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
+		}
+	}
+	return true
+}
+
+func (p *Pool) more(a *attempts) bool {
+	if a.deadline.IsZero() {
+		a.deadline = time.Now().Add(p.opt.failoverTimeout)
+		return p.opt.failoverTimeout > 0 || a.n == 0
+	}
+	return time.Now().Before(a.deadline)
+}
+
+// primary returns a connection to the primary, and waits for there to be one.
+func (p *Pool) primary(ctx context.Context, a *attempts) (lease, error) {
+	for {
+		e, err := p.awaitLeader(ctx, a)
+		if err != nil {
+			return lease{}, err
+		}
+		c, err := e.node.acquire(ctx, e.pool)
+		if err == nil {
+			if p.leader.Load() != e && p.superseded(e) {
+				c.Release() // a newer timeline was seen meanwhile
+				continue
+			}
+			return newLease(e.node, e, c), nil
+		}
+		if p.closed.Load() {
+			return lease{}, ErrClosed
+		}
+		if ctx.Err() != nil || errors.Is(err, ErrSaturated) {
+			return lease{}, err
+		}
+		// A dial failed, or the epoch's pool was closed: nothing was sent.
+		if permanent(err) {
+			return lease{}, err
+		}
+		p.suspect()
+		if !p.more(a) {
+			return lease{}, join(p.noPrimary(), err)
+		}
+		a.n++
+		select {
+		case <-ctx.Done():
+			return lease{}, ctx.Err()
+		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
+		}
+	}
+}
+
+func (p *Pool) superseded(e *epoch) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.topo.current != e
+}
+
+func (p *Pool) awaitLeader(ctx context.Context, a *attempts) (*epoch, error) {
+	if e := p.leader.Load(); e != nil && !p.closed.Load() {
+		return e, nil
+	}
+	var timeout <-chan time.Time
+	for {
+		change := p.changes()
+		if p.closed.Load() {
+			return nil, ErrClosed
+		}
+		if e := p.leader.Load(); e != nil {
+			return e, nil
+		}
+		if !p.more(a) || p.opt.failoverTimeout == 0 {
+			return nil, p.noPrimary()
+		}
+		if timeout == nil {
+			t := time.NewTimer(time.Until(a.deadline))
+			defer t.Stop()
+			timeout = t.C
+		}
+		select {
+		case <-change:
+		case <-timeout:
+			return nil, p.noPrimary()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Acquire returns a connection to the primary, as pgxpool does. Under a scope it counts as a write from now until its
+// release: meanwhile reads of the scope go to the primary.
+func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	var a attempts
+	l, err := p.primary(ctx, &a)
+	if err != nil {
+		return nil, err
+	}
+	c, e := l.conn, l.epoch
+	n := l.node
+	var resolve func(string)
+	if s := causal.From(ctx); s != nil {
+		resolve = s.Domain(e.tag).Pending()
+	}
+	l.state.release = func(*pgx.Conn) {
+		n.inUse.Add(-1)
+		l.state.syncCut = false
+		if resolve != nil {
+			e.capture.after(resolve)
+		}
+	}
+	return c, nil
+}
+
+// AcquireFunc calls f with a connection to the primary and releases it.
+func (p *Pool) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) error {
+	c, err := p.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Release()
+	return f(c)
+}
+
+// Stat returns pgxpool's numbers of the pool on the primary, or nil while there never was one. [Pool.Stats] has all servers'.
+func (p *Pool) Stat() *pgxpool.Stat {
+	p.mu.Lock()
+	e := p.topo.current
+	p.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	return e.pool.Stat()
+}

@@ -1,0 +1,40 @@
+// Package pool is a PostgreSQL connection pool on pgx that knows a primary from its replicas, reads from replicas without
+// reading stale, and follows a failover without a restart.
+//
+//	db, err := pool.New(ctx, "postgres://db1,db2,db3/shop", pool.Options{MaxConns: 8})
+//	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { … })  // the primary, whichever it is
+//	row := db.ReadOnly().QueryRow(ctx, "select …")              // a replica that is fresh enough
+//
+// # What it guarantees
+//
+// [Pool] has the methods of pgxpool.Pool that applications use, with their meaning. Plain methods run on the primary.
+// [Pool.ReadOnly] is asked for: a [View] with the same methods, read-only by the server's enforcement.
+//
+// A context may carry a scope (package causal; the session package and causal.Middleware open one a request). A read under a
+// scope sees every write that the scope knows of, made in whichever process, and never less than an earlier read of the
+// scope saw, while replicas serve it whenever one is far enough. Positions are taken after the commit, from the primary's
+// insert position; a replica serves if it has shown that it replayed that much, shows it in the same round trip before the
+// read's snapshot, or does within ReadOptions.WaitUpTo; otherwise the primary serves. Without a scope none of this costs
+// anything, and a read is at most ReadOptions.MaxStaleness old.
+//
+// # Failover
+//
+// All servers are probed on connections of their own. The primary is the one that is not in recovery, on the highest timeline
+// seen, of the system that was seen first; two such are none. A new primary, or a restarted one, is a new epoch with new
+// connections; once a process has seen a newer timeline it starts nothing on an older one. What it cannot see it cannot know:
+// only the fencing of a high-availability tool closes split brain. A server that is frozen is given up after a second.
+//
+// Calls wait for a primary for Options.FailoverTimeout, then fail with [ErrNoPrimary]. A statement of which nothing was sent
+// is tried again by itself; one that was sent and not answered is [ErrOutcomeUnknown] and never sent again, unless it is a
+// view's read. [Pool.RunTx] repeats transactions that were rolled back. A position that may not have survived a failover is
+// [CausalityLostError], once.
+//
+// # What it does not
+//
+// Connections through a pooler that switches servers between transactions (PgBouncer in transaction mode), and addresses
+// behind which several servers take turns, are not supported as replicas yet. Reads of what another client wrote, of which
+// the scope knows nothing, are bounded by MaxStaleness only. After a failover, replicas serve scoped reads again once they
+// show the new timeline, which they do at once to a role with pg_monitor and after their next restart point to others; what
+// was written just before it is proven to have survived to a role with REPLICATION, or if the promoted server was seen to
+// have replayed it.
+package pool

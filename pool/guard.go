@@ -1,0 +1,343 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/fairlead/fairlead/pool/internal/lsn"
+	"github.com/fairlead/fairlead/pool/internal/sqllex"
+)
+
+// guardSQL goes before a read in one batch, which is one implicit transaction: it makes it read-only and tells where the
+// server was before the read's snapshot. That order holds only where every statement has a snapshot of its own.
+const guardSQL = `select pg_is_in_recovery(), case when pg_is_in_recovery() then pg_last_wal_replay_lsn()::text end,
+	current_setting('transaction_isolation') = 'read committed', set_config('transaction_read_only', 'on', true)`
+
+// afterSQL tells where the server was after the read's snapshot, so at or past everything that the read has seen.
+const afterSQL = `select pg_is_in_recovery(),
+	case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end::text`
+
+// errLost: the connection ended during a read.
+var errLost = errors.New("pool: connection lost")
+
+// guardRow is what guardSQL returns.
+type guardRow struct {
+	replica   bool
+	position  *string
+	committed bool // read committed
+	on        string
+}
+
+func (g *guardRow) scan(row pgx.Row) error {
+	return row.Scan(&g.replica, &g.position, &g.committed, &g.on)
+}
+
+// judge decides whether the answer that follows may be used.
+func (g *guardRow) judge(r *read, t *target) error {
+	if g.replica != (t.epoch == nil) {
+		r.tried = append(r.tried, t.node)
+		return errRole
+	}
+	if t.epoch != nil {
+		return nil
+	}
+	var at lsn.Position
+	if g.position != nil {
+		l, err := lsn.ParsePG(*g.position)
+		if err != nil {
+			return err
+		}
+		t.node.raise(t.state.id, l)
+		if known, ok := t.node.position(t.state.id); ok && g.committed {
+			at = lsn.Position{Timeline: known.Timeline, LSN: l}
+		}
+	}
+	if !t.guard {
+		return nil
+	}
+	r.db.counts.guards.Add(1)
+	switch {
+	case t.state.id != t.node.run(): // the server has restarted since the connection, or since the last probe
+		r.tried = append(r.tried, t.node)
+		return errRole
+	case !at.Reaches(t.bound):
+		r.db.counts.staleAvoided.Add(1)
+		r.short = append(r.short, t.node)
+		return errShort
+	}
+	return nil
+}
+
+// fail turns the error of an attempt into what [read.again] and the caller go by.
+func (r *read) fail(t *target, err error) error {
+	lost := t.end()
+	if lost && !reported(err) && r.ctx.Err() == nil {
+		r.tried = append(r.tried, t.node)
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if isConflict(err) {
+		r.tried = append(r.tried, t.node)
+	}
+	return err
+}
+
+// query runs one attempt of a view's query, up to its first row.
+func (r *read) query(t target, sql string, args []any) (pgx.Rows, error) {
+	rows := &viewRows{read: r, target: t}
+	conn := t.conn.Conn()
+	if hasQueryOptions(args) {
+		return rows.apart(conn, sql, args)
+	}
+	b := &pgx.Batch{}
+	b.Queue(guardSQL)
+	b.Queue(sql, args...)
+	if r.scope != nil {
+		b.Queue(afterSQL)
+	}
+	rows.batch = conn.SendBatch(r.ctx, b)
+	var g guardRow
+	err := g.scan(rows.batch.QueryRow())
+	if err == nil {
+		err = g.judge(r, &rows.target)
+	}
+	if err != nil {
+		rows.batch.Close()
+		return nil, r.fail(&rows.target, err)
+	}
+	rows.Rows, _ = rows.batch.Query()
+	return rows.prime()
+}
+
+// apart is query for what pgx does not take in a batch: a transaction of its own.
+func (rows *viewRows) apart(conn *pgx.Conn, sql string, args []any) (pgx.Rows, error) {
+	r := rows.read
+	tx, err := conn.BeginTx(r.ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly, IsoLevel: pgx.ReadCommitted})
+	if err != nil {
+		return nil, r.fail(&rows.target, err)
+	}
+	rows.tx = tx
+	var g guardRow
+	if err = g.scan(tx.QueryRow(r.ctx, guardSQL)); err == nil {
+		err = g.judge(r, &rows.target)
+	}
+	if err == nil {
+		rows.Rows, err = tx.Query(r.ctx, sql, args...)
+	}
+	if err != nil {
+		tx.Rollback(r.ctx)
+		return nil, r.fail(&rows.target, err)
+	}
+	return rows.prime()
+}
+
+// viewRows are a view's rows: pgx's own, followed by the position after them.
+type viewRows struct {
+	pgx.Rows
+	read   *read
+	target target
+	batch  pgx.BatchResults
+	tx     pgx.Tx // instead of batch
+	primed bool   // Next was called once already
+	first  bool   // with this result
+	ended  bool
+}
+
+// prime waits for the first row or the end, so that what fails before may still be tried elsewhere.
+func (v *viewRows) prime() (pgx.Rows, error) {
+	r := v.read
+	v.primed, v.first = true, v.Rows.Next()
+	if err := v.Rows.Err(); err != nil && !v.first {
+		v.ended = true
+		if v.batch != nil {
+			v.batch.Close()
+		} else {
+			v.tx.Rollback(r.ctx)
+		}
+		return nil, r.fail(&v.target, err)
+	}
+	v.target.count()
+	if !v.first {
+		v.Close() // empty: the connection is free already
+	}
+	return v, nil
+}
+
+func (v *viewRows) Next() bool {
+	if v.primed {
+		v.primed = false
+		return v.first
+	}
+	if v.Rows.Next() {
+		return true
+	}
+	v.Close()
+	return false
+}
+
+func (v *viewRows) Close() {
+	v.Rows.Close()
+	if v.ended {
+		return
+	}
+	v.ended = true
+	r := v.read
+	known := r.scope == nil
+	switch {
+	case v.batch != nil:
+		if !known && v.Rows.Err() == nil {
+			known = v.target.after(r, v.batch.QueryRow())
+		}
+		v.batch.Close()
+	default:
+		if !known && v.Rows.Err() == nil {
+			known = v.target.after(r, v.tx.QueryRow(r.ctx, afterSQL))
+		}
+		v.tx.Rollback(r.ctx)
+	}
+	v.target.end()
+	if !known {
+		r.db.saw(r.ctx, r.scope, v.target.tag)
+	}
+}
+
+func (t *target) count() {
+	t.node.reads.Add(1)
+	if t.epoch == nil {
+		t.node.db.counts.readsReplica.Add(1)
+	} else {
+		t.node.db.counts.readsPrimary.Add(1)
+	}
+}
+
+// after raises what the scope has read to the position in row.
+func (t *target) after(r *read, row pgx.Row) bool {
+	var replica bool
+	var text *string
+	if err := row.Scan(&replica, &text); err != nil || text == nil || replica != (t.epoch == nil) {
+		return false
+	}
+	l, err := lsn.ParsePG(*text)
+	if err != nil {
+		return false
+	}
+	at := lsn.Position{LSN: l}
+	if t.epoch != nil {
+		at.Timeline = t.epoch.timeline
+	} else {
+		t.node.raise(t.state.id, l)
+		known, ok := t.node.position(t.state.id)
+		if !ok {
+			return false
+		}
+		at.Timeline = known.Timeline
+	}
+	r.scope.Domain(t.tag).Saw(at.String())
+	return true
+}
+
+func (v *viewRows) Err() error { return cancelled(v.read.ctx, readError(v.Rows.Err())) }
+
+func (v *viewRows) Scan(dest ...any) error {
+	err := v.Rows.Scan(dest...)
+	if err != nil {
+		v.Close()
+	}
+	return err
+}
+
+func (v *viewRows) Values() ([]any, error) {
+	x, err := v.Rows.Values()
+	if err != nil {
+		v.Close()
+	}
+	return x, err
+}
+
+// batch runs one attempt of a view's batch, up to the answer of the guard.
+func (r *read) batch(t target, b *pgx.Batch) (pgx.BatchResults, error) {
+	all := &pgx.Batch{}
+	all.Queue(guardSQL)
+	for _, q := range b.QueuedQueries { // copies: pgx keeps a connection's statement in what it has sent
+		all.QueuedQueries = append(all.QueuedQueries, &pgx.QueuedQuery{SQL: q.SQL, Arguments: q.Arguments, Fn: q.Fn})
+	}
+	v := &viewBatch{read: r, target: t}
+	if r.scope != nil {
+		all.Queue(afterSQL).QueryRow(func(row pgx.Row) error {
+			v.known = v.target.after(r, row)
+			return nil
+		})
+	}
+	v.BatchResults = t.conn.Conn().SendBatch(r.ctx, all)
+	var g guardRow
+	err := g.scan(v.BatchResults.QueryRow())
+	if err == nil {
+		err = g.judge(r, &v.target)
+	}
+	if err != nil {
+		for _, q := range all.QueuedQueries {
+			q.Fn = nil // closing would call it with an answer that is thrown away
+		}
+		v.BatchResults.Close()
+		return nil, r.fail(&v.target, err)
+	}
+	t.count()
+	return v, nil
+}
+
+type viewBatch struct {
+	pgx.BatchResults
+	read   *read
+	target target
+	known  bool
+	ended  bool
+	err    error
+}
+
+func (v *viewBatch) Exec() (pgconn.CommandTag, error) {
+	tag, err := v.BatchResults.Exec()
+	return tag, readError(err)
+}
+
+func (v *viewBatch) Close() error {
+	if v.ended {
+		return v.err
+	}
+	v.ended = true
+	v.err = cancelled(v.read.ctx, readError(v.BatchResults.Close()))
+	v.target.end()
+	if r := v.read; r.scope != nil && !v.known {
+		r.db.saw(r.ctx, r.scope, v.target.tag)
+	}
+	return v.err
+}
+
+// begin runs one attempt of a view's transaction. The guard comes before BEGIN: with one snapshot for the whole transaction a
+// position read inside would prove nothing.
+func (r *read) begin(t target, o pgx.TxOptions) (pgx.Tx, error) {
+	conn := t.conn.Conn()
+	var g guardRow
+	err := g.scan(conn.QueryRow(r.ctx, guardSQL))
+	if err == nil {
+		g.committed = true
+		err = g.judge(r, &t)
+	}
+	var inner pgx.Tx
+	if err == nil {
+		inner, err = conn.BeginTx(r.ctx, o)
+	}
+	if err != nil {
+		return nil, r.fail(&t, err)
+	}
+	t.count()
+	return &viewTx{Tx: inner, read: r, target: t}, nil
+}
+
+func checkInTx(sql string) error {
+	if why := sqllex.ClassifyInTx(sql).Refused; why != "" {
+		return fmt.Errorf("%w: %s", ErrReadOnlyView, why)
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+// Package sqllex says what a statement can be trusted to be, from its text alone. It is a lexer and a few rules, not a
+// parser: whatever it does not recognise counts as a write, so an answer may cost speed and never truth.
+package sqllex
+
+import "strings"
+
+// Class is what is known about a query string.
+type Class struct {
+	// Read: one statement that the rules prove to be a plain read. False says nothing.
+	//
+	// The proof takes tables for tables and pg_catalog's functions for themselves: a view over a writing function, or an
+	// overload of lower() that writes, is out of a lexer's sight. Callers that need more let the server confirm it.
+	Read bool
+	// Refused is why the string must not be sent where only reads may run, although the server might let it pass; "" if
+	// there is no reason. It includes everything that could end a read-only transaction.
+	Refused string
+}
+
+// Classify looks at a whole query string.
+func Classify(sql string) Class {
+	return judge(sql, false)
+}
+
+// ClassifyInTx is Classify for a statement inside an explicit read-only transaction, where cursors, savepoints and
+// SET LOCAL are harmless.
+func ClassifyInTx(sql string) Class {
+	return judge(sql, true)
+}
+
+func judge(sql string, inTx bool) Class {
+	l := lexer{src: sql}
+	c := Class{Read: true}
+	refuse := func(why string) {
+		c.Read = false
+		if c.Refused == "" {
+			c.Refused = why
+		}
+	}
+	var (
+		first, second  string // the leading keywords; "(" does not count
+		prev, prevPrev token
+		ended          bool // a top-level semicolon has passed
+	)
+	for {
+		t := l.next()
+		if t.kind == end {
+			break
+		}
+		if ended && !(t.kind == punct && t.text == ";") {
+			refuse("it is more than one statement")
+			break
+		}
+		switch t.kind {
+		case bad:
+			c.Read = false
+			if c.Refused == "" {
+				c.Refused = "it does not end where it should"
+			}
+			return c
+		case doubtful:
+			c.Read = false
+		case word:
+			switch {
+			case first == "":
+				first = t.text
+			case second == "":
+				second = t.text
+			}
+			if !readable[t.text] && banned[t.text] {
+				c.Read = false
+			}
+		case punct:
+			if t.text == ";" {
+				ended = first != "" || prev.kind != end
+				continue
+			}
+			if t.text == "(" && (prev.kind == word || prev.kind == quoted) {
+				qualified := prevPrev.kind == punct && prevPrev.text == "."
+				if why := refusedCall(prev); why != "" {
+					refuse(why)
+				}
+				if prev.kind == quoted || !mayPrecedeParen[prev.text] && (qualified || !pure[prev.text]) {
+					c.Read = false
+				}
+			}
+		}
+		if first == "" && t.kind != punct {
+			first = "?" // begins with something that no statement begins with
+		}
+		if t.kind == punct && t.text == "." && prev.kind == word && prev.text == "pg_catalog" {
+			prev, prevPrev = token{}, token{} // pg_catalog.f is f
+			continue
+		}
+		prevPrev, prev = prev, t
+	}
+	switch first {
+	case "": // nothing but blanks and comments
+		c.Read = false
+	case "select", "values", "table", "with", "show":
+		if first == "show" && inTx {
+			break
+		}
+	case "explain":
+		c.Read = false
+	default:
+		c.Read = false
+		if inTx && allowedInTx(first, second) {
+			break
+		}
+		refuse("it does not begin like a read")
+	}
+	return c
+}
+
+func allowedInTx(first, second string) bool {
+	switch first {
+	case "declare", "fetch", "move", "close", "savepoint", "release":
+		return true
+	case "rollback":
+		return second == "to"
+	case "set":
+		return second == "local"
+	}
+	return false
+}
+
+// refusedCall names functions that the server runs in a read-only transaction although they change something that others
+// can see, or that mean something else on a replica.
+func refusedCall(t token) string {
+	name := strings.ToLower(t.text)
+	switch {
+	case t.escaped:
+		return "it calls a function by a name in Unicode escapes"
+	case name == "pg_notify", strings.HasPrefix(name, "pg_advisory_"), strings.HasPrefix(name, "pg_try_advisory_"),
+		strings.HasPrefix(name, "lo_") && name != "lo_get", name == "lowrite",
+		strings.HasPrefix(name, "dblink"), strings.HasPrefix(name, "pg_logical_"),
+		strings.HasPrefix(name, "pg_replication_"), name == "pg_switch_wal", name == "pg_promote",
+		name == "pg_terminate_backend", name == "pg_cancel_backend", name == "pg_reload_conf",
+		strings.HasPrefix(name, "pg_wal_replay_"):
+		return "it calls " + name
+	}
+	return ""
+}
+
+func set(words string) map[string]bool {
+	m := make(map[string]bool)
+	for w := range strings.FieldsSeq(words) {
+		m[w] = true
+	}
+	return m
+}
+
+var (
+	// banned words make a statement unproven wherever they stand outside quotes. FOR locks rows (and is also part of
+	// substring(), which is then unproven too); INTO makes a table.
+	banned = set(`into for insert update delete merge truncate create alter drop grant revoke lock copy call do execute
+		prepare deallocate vacuum analyze cluster reindex refresh notify listen unlisten set reset discard begin start commit
+		end_transaction rollback savepoint release declare fetch move close comment security import checkpoint load reassign`)
+	readable = set(`end`)
+
+	// mayPrecedeParen are words that stand before a parenthesis without being a call.
+	mayPrecedeParen = set(`select from where and or not in exists any all some on using as by having values over filter
+		when then else case union intersect except distinct limit offset join lateral is between like ilike similar array row
+		with recursive materialized with_ordinality group order partition within rollup cube sets grouping cast
+		coalesce nullif greatest least extract position trim
+		numeric decimal varchar char character varying bit float timestamp timestamptz time timetz interval`)
+
+	// pure are functions of pg_catalog that PostgreSQL 15 declares immutable or stable (every overload), or aggregates and
+	// window functions over such.
+	pure = set(`count sum avg min max bool_and bool_or every string_agg array_agg json_agg jsonb_agg json_object_agg
+		jsonb_object_agg stddev stddev_pop stddev_samp variance var_pop var_samp percentile_cont percentile_disc mode corr
+		row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value
+		abs ceil ceiling floor round trunc sign mod power sqrt cbrt exp ln log log10 div pi degrees radians width_bucket
+		lower upper initcap length char_length character_length octet_length bit_length concat concat_ws format left right
+		lpad rpad ltrim rtrim btrim replace translate reverse repeat split_part strpos substr starts_with ascii chr md5
+		to_hex quote_ident quote_literal quote_nullable regexp_replace regexp_match regexp_matches regexp_split_to_array
+		regexp_split_to_table regexp_count regexp_like regexp_substr regexp_instr encode decode sha224 sha256 sha384 sha512
+		to_char to_date to_number to_timestamp now date_trunc date_part age make_date make_time make_timestamp make_timestamptz
+		make_interval justify_days justify_hours justify_interval isfinite date_bin transaction_timestamp
+		statement_timestamp current_database current_schema version pg_typeof
+		array_length array_upper array_lower array_ndims array_dims array_position array_positions array_append array_prepend
+		array_cat array_remove array_replace array_to_string string_to_array cardinality unnest generate_series
+		generate_subscripts
+		to_json to_jsonb row_to_json array_to_json json_build_object jsonb_build_object json_build_array jsonb_build_array
+		json_array_length jsonb_array_length json_array_elements jsonb_array_elements json_array_elements_text
+		jsonb_array_elements_text json_each jsonb_each json_each_text jsonb_each_text json_object_keys jsonb_object_keys
+		json_extract_path jsonb_extract_path json_extract_path_text jsonb_extract_path_text json_typeof jsonb_typeof
+		json_strip_nulls jsonb_strip_nulls jsonb_set jsonb_insert jsonb_pretty jsonb_path_query jsonb_path_exists
+		jsonb_path_match jsonb_path_query_array jsonb_path_query_first json_populate_record jsonb_populate_record
+		json_to_record jsonb_to_record json_to_recordset jsonb_to_recordset
+		to_tsvector to_tsquery plainto_tsquery phraseto_tsquery websearch_to_tsquery ts_rank ts_rank_cd ts_headline setweight
+		num_nulls num_nonnulls isempty lower_inc upper_inc range_merge host masklen network
+		pg_is_in_recovery pg_column_size pg_size_pretty pg_get_expr format_type obj_description col_description
+		pg_table_is_visible has_table_privilege to_regclass to_regtype`)
+)

@@ -1,0 +1,421 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fairlead/fairlead/pool/causal"
+	"github.com/fairlead/fairlead/pool/internal/lsn"
+)
+
+// read is one read of a view on its way to a server.
+type read struct {
+	db    *Pool
+	ctx   context.Context
+	opt   ReadOptions
+	scope *causal.Scope
+
+	started  time.Time
+	tried    []*node // failed or fell short; not asked again
+	short    []*node // said in band that they are behind, so they are worth a wait
+	waited   bool
+	attempts int
+}
+
+// target is where a read goes, and what has to be shown there.
+type target struct {
+	lease
+	tag     string
+	guard   bool         // the server has to say itself that it has reached bound
+	bound   lsn.Position // zero: any will do
+	spilled bool         // it holds a permit
+}
+
+func (t *target) end() (lost bool) {
+	if t.spilled {
+		t.spilled = false
+		<-t.node.db.spill
+	}
+	return t.lease.end()
+}
+
+// demand is what the scope asks for, in terms of the timeline in force.
+type demand struct {
+	tag      string
+	bound    lsn.Position
+	timeline uint32 // that a replica must be on
+	settled  bool
+}
+
+// next returns the server for the next attempt.
+func (r *read) next() (target, error) {
+	p := r.db
+	if r.started.IsZero() {
+		r.started = time.Now()
+	}
+	for {
+		change := p.changes()
+		if p.closed.Load() {
+			return target{}, ErrClosed
+		}
+		d, err := r.demand()
+		if err != nil {
+			return target{}, err
+		}
+		if d.settled {
+			if t, ok, err := r.replica(d); ok || err != nil {
+				return t, err
+			}
+		}
+		if r.opt.RequireReplica {
+			return target{}, r.stale("no replica qualifies")
+		}
+		e := p.leader.Load()
+		if e != nil && e.timeline >= d.bound.Timeline && !slices.Contains(r.tried, e.node) {
+			t, err := r.primary(e, d)
+			if err == nil || !r.again(err) {
+				return t, err
+			}
+			continue
+		}
+		// Nothing will do now. A primary that is being looked for might.
+		left := p.opt.failoverTimeout - time.Since(r.started)
+		if left <= 0 {
+			return target{}, r.stale(p.states())
+		}
+		timer := time.NewTimer(min(left, suspectDelay))
+		select {
+		case <-change:
+			timer.Stop()
+		case <-timer.C: // replicas grow fresher without an announcement
+		case <-r.ctx.Done():
+			timer.Stop()
+			return target{}, r.ctx.Err()
+		}
+		r.tried = r.tried[:0]
+	}
+}
+
+func (r *read) stale(why string) error {
+	r.db.counts.readsStale.Add(1)
+	return fmt.Errorf("%w: %s: %s", ErrStale, r.db.opt.name, why)
+}
+
+// demand reads the scope's bound. A position on an older timeline counts if it lies before the fork; otherwise the scope's
+// owner has to know.
+func (r *read) demand() (demand, error) {
+	p := r.db
+	d := demand{settled: true}
+	if r.scope == nil {
+		return d, nil
+	}
+	p.mu.Lock()
+	t := p.topo
+	p.mu.Unlock()
+	system := t.system
+	if system == 0 {
+		system = p.anySystem()
+	}
+	d.tag, d.timeline = identity{system: system}.tag(), t.timeline
+	dom := r.scope.Domain(d.tag)
+	text, settled := dom.Bound()
+	d.settled = settled
+	if text == "" {
+		return d, nil
+	}
+	bound, err := lsn.Parse(text)
+	if err != nil { // of another version, or not ours: only the primary is sure to have it
+		d.settled = false
+		return d, nil
+	}
+	d.bound = bound
+	if bound.Timeline >= t.timeline {
+		d.timeline = bound.Timeline
+		return d, nil
+	}
+	if t.history != nil {
+		select {
+		case <-t.history:
+		case <-r.ctx.Done():
+			return d, r.ctx.Err()
+		}
+	}
+	p.mu.Lock()
+	survived, known := p.topo.forks[bound.Timeline]
+	exact := p.topo.exact
+	p.mu.Unlock()
+	if known && bound.LSN <= survived {
+		return d, nil
+	}
+	e := p.leader.Load()
+	if e == nil {
+		d.settled = false // nobody can say; the primary will have to
+		return d, nil
+	}
+	got := make(chan string, 1)
+	e.capture.after(func(position string) { got <- position })
+	select {
+	case position := <-got:
+		dom.Wrote(position) // as written, so that it travels where the lost position did
+	case <-r.ctx.Done():
+		return d, r.ctx.Err()
+	}
+	p.counts.causalityLost.Add(1)
+	return d, &CausalityLostError{Proven: known && exact}
+}
+
+func (p *Pool) anySystem() uint64 {
+	for _, n := range p.nodes {
+		n.mu.Lock()
+		system := n.seen.id.system
+		n.mu.Unlock()
+		if system != 0 {
+			return system
+		}
+	}
+	return 0
+}
+
+// candidate is a replica that is fresh enough by time.
+type candidate struct {
+	node   *node
+	pool   *pgxpool.Pool
+	pos    lsn.Position
+	behind bool
+}
+
+func (r *read) candidates(d demand) []candidate {
+	p := r.db
+	now := time.Now()
+	if p.leader.Load() == nil {
+		// Without a primary nothing newer can be known of; the last proof holds for a while.
+		if seen := time.Unix(0, p.leaderSeen.Load()); now.Sub(seen) <= p.opt.failoverTimeout {
+			now = seen
+		}
+	}
+	out := make([]candidate, 0, 4)
+	for _, n := range p.nodes {
+		if slices.Contains(r.tried, n) {
+			continue
+		}
+		n.mu.Lock()
+		c := candidate{node: n, pos: n.seen.pos, behind: n.behind != lsn.Position{}}
+		ok := n.up && !n.seen.primary && n.reader != nil &&
+			(r.opt.MaxStaleness < 0 || !n.fresh.IsZero() && now.Sub(n.fresh) <= r.opt.MaxStaleness) &&
+			(r.scope == nil || n.seen.pos.Timeline == d.timeline)
+		if ok {
+			c.pool = n.reader.Pool
+		}
+		n.mu.Unlock()
+		if ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// replica picks a replica that has, or may have, what the read demands.
+func (r *read) replica(d demand) (target, bool, error) {
+	for {
+		all := r.candidates(d)
+		need := d.bound
+		need.Timeline = min(need.Timeline, d.timeline)
+		sure := make([]candidate, 0, 4)
+		maybe := make([]candidate, 0, 4)
+		for _, c := range all {
+			switch {
+			case c.pos.Reaches(need):
+				sure = append(sure, c)
+			case !c.behind && !slices.Contains(r.short, c.node):
+				maybe = append(maybe, c)
+			}
+		}
+		guard := len(sure) == 0
+		from := sure
+		if guard {
+			from = maybe
+		}
+		if len(from) == 0 {
+			if r.waited || len(r.short) == 0 || r.opt.WaitUpTo < 0 || len(all) == 0 {
+				for _, n := range r.short {
+					n.fellBehind(need)
+				}
+				if len(all) > 0 {
+					r.db.wanted(need)
+				}
+				return target{}, false, nil
+			}
+			r.waited = true
+			r.db.counts.readsWaited.Add(1)
+			r.await(all, need)
+			continue
+		}
+		c := pick(from)
+		conn, err := c.node.acquire(r.ctx, c.pool)
+		if err != nil {
+			if r.ctx.Err() != nil {
+				return target{}, false, r.ctx.Err()
+			}
+			if errors.Is(err, ErrSaturated) && len(all) == 1 {
+				return target{}, false, err // the primary is not there to take a replica's load
+			}
+			c.node.kick()
+			r.tried = append(r.tried, c.node)
+			continue
+		}
+		t := target{lease: newLease(c.node, nil, conn), tag: d.tag, bound: need, guard: guard}
+		if !t.bound.IsZero() && t.state.id != c.node.run() {
+			t.guard = true // this connection leads to another run of the server than the position is known of
+		}
+		return t, true, nil
+	}
+}
+
+func (n *node) run() identity {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen.id
+}
+
+// pick takes the less busy of two at random, which spreads load nearly as well as knowing all (Mitzenmacher, 1996).
+func pick(from []candidate) candidate {
+	a := from[rand.IntN(len(from))]
+	b := from[rand.IntN(len(from))]
+	if b.node.inUse.Load()+b.node.waiting.Load() < a.node.inUse.Load()+a.node.waiting.Load() {
+		return b
+	}
+	return a
+}
+
+// await waits until one of the replicas has reached need, for ReadOptions.WaitUpTo at most.
+func (r *read) await(all []candidate, need lsn.Position) {
+	timer := time.NewTimer(r.opt.WaitUpTo)
+	defer timer.Stop()
+	for _, c := range all {
+		c.node.mu.Lock()
+		c.node.follow++
+		c.node.mu.Unlock()
+		c.node.kick()
+	}
+	defer func() {
+		for _, c := range all {
+			c.node.mu.Lock()
+			c.node.follow--
+			c.node.mu.Unlock()
+		}
+	}()
+	for {
+		moved := make([]<-chan struct{}, 2)
+		for i, c := range all {
+			c.node.mu.Lock()
+			reached := c.node.up && !c.node.seen.primary && c.node.seen.pos.Reaches(need)
+			if i < len(moved) {
+				moved[i] = c.node.moved
+			}
+			c.node.mu.Unlock()
+			if reached {
+				return
+			}
+		}
+		var more <-chan time.Time
+		if len(all) > len(moved) {
+			more = time.After(time.Millisecond) // only two are listened to
+		}
+		select {
+		case <-moved[0]:
+		case <-moved[1]:
+		case <-more:
+		case <-timer.C:
+			return
+		case <-r.ctx.Done():
+			return
+		}
+	}
+}
+
+// primary takes a connection to the primary for a read that no replica serves. If there are replicas, what they cannot serve
+// may take a fifth of the primary's connections.
+func (r *read) primary(e *epoch, d demand) (target, error) {
+	p := r.db
+	t := target{tag: e.tag}
+	if d.settled && p.spill != nil {
+		if err := r.permit(); err != nil {
+			return target{}, err
+		}
+		t.spilled = true
+		p.counts.readsSpilled.Add(1)
+	}
+	c, err := e.node.acquire(r.ctx, e.pool)
+	if err != nil {
+		if t.spilled {
+			<-p.spill
+		}
+		r.tried = append(r.tried, e.node)
+		return target{}, err
+	}
+	t.lease = newLease(e.node, e, c)
+	return t, nil
+}
+
+func (r *read) permit() error {
+	select {
+	case r.db.spill <- struct{}{}:
+		return nil
+	default:
+	}
+	var timeout <-chan time.Time
+	if d := r.db.opt.acquireTimeout; d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case r.db.spill <- struct{}{}:
+		return nil
+	case <-timeout:
+		return r.stale("no replica qualifies, and the primary's share for such reads is in use")
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
+
+// errShort and errRole: the answer is thrown away and the read goes elsewhere.
+var (
+	errShort = errors.New("pool: the replica is behind what the scope has seen")
+	errRole  = errors.New("pool: the server changed its role")
+)
+
+// again says whether a read that failed before its first row may be tried elsewhere.
+func (r *read) again(err error) bool {
+	p := r.db
+	if r.ctx.Err() != nil || p.closed.Load() || time.Since(r.started) > p.opt.failoverTimeout+p.opt.acquireTimeout {
+		return false
+	}
+	switch {
+	case errors.Is(err, errShort):
+		return true
+	case errors.Is(err, errRole), errors.Is(err, errLost):
+		p.suspect()
+	case isConflict(err), pgCode(err) == "57P01", pgCode(err) == "57P03", pgCode(err) == "57P02", pgCode(err) == "53300":
+	case unsent(err) && !permanent(err):
+		p.suspect()
+	default:
+		return false
+	}
+	r.attempts++
+	if r.attempts > 2*len(p.nodes)+2 {
+		select { // something is wrong everywhere
+		case <-r.ctx.Done():
+			return false
+		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
+		}
+	}
+	p.counts.retries.Add(1)
+	return true
+}

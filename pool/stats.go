@@ -1,0 +1,92 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+type counters struct {
+	readsReplica, readsPrimary, readsSpilled, readsWaited, readsStale atomic.Uint64
+	guards, staleAvoided                                              atomic.Uint64
+	writes, captures, nudges                                          atomic.Uint64
+	retries, saturated, failovers, unknown, causalityLost             atomic.Uint64
+}
+
+// Stats is a snapshot of a [Pool]'s numbers.
+type Stats struct {
+	Epoch         uint64 `json:"epoch" metric:"fairlead.pool.epoch,max"`                            // how many primaries there have been
+	ReadsReplica  uint64 `json:"reads_replica" metric:"fairlead.pool.route,counter,target=replica"` // reads of views
+	ReadsPrimary  uint64 `json:"reads_primary" metric:"fairlead.pool.route,counter,target=primary"` // reads of views, spilled ones included
+	ReadsSpilled  uint64 `json:"reads_spilled" metric:"fairlead.pool.spilled,counter"`              // to the primary for want of a replica that qualifies
+	ReadsWaited   uint64 `json:"reads_waited" metric:"fairlead.pool.waited,counter"`                // for a replica to catch up
+	ReadsStale    uint64 `json:"reads_stale" metric:"fairlead.pool.stale,counter"`                  // refused with ErrStale
+	Guards        uint64 `json:"guards" metric:"fairlead.pool.guard,counter"`                       // reads that asked the replica how far it is
+	StaleAvoided  uint64 `json:"stale_avoided" metric:"fairlead.pool.stale.avoided,counter"`        // answers thrown away because the replica was behind the scope
+	Captures      uint64 `json:"captures" metric:"fairlead.pool.capture,counter"`                   // position queries; each serves all writes before it
+	Nudges        uint64 `json:"nudges" metric:"fairlead.pool.nudge,counter"`                       // log records written to make a position reachable
+	Retries       uint64 `json:"retries" metric:"fairlead.pool.retry,counter"`                      // attempts after one that changed nothing
+	Saturated     uint64 `json:"saturated" metric:"fairlead.pool.saturated,counter"`                // refused with ErrSaturated
+	Failovers     uint64 `json:"failovers" metric:"fairlead.pool.failover,counter"`                 // changes of the primary, or restarts of it
+	Unknown       uint64 `json:"outcome_unknown" metric:"fairlead.pool.outcome.unknown,counter"`    // ErrOutcomeUnknown
+	CausalityLost uint64 `json:"causality_lost" metric:"fairlead.pool.causality.lost,counter"`      // CausalityLostError
+	NoPrimary     bool   `json:"no_primary" metric:"fairlead.pool.primary.missing,max"`             // now
+	Nodes         []Node `json:"nodes"`
+}
+
+// Stats returns a snapshot.
+func (p *Pool) Stats() Stats {
+	c := &p.counts
+	s := Stats{
+		ReadsReplica: c.readsReplica.Load(), ReadsPrimary: c.readsPrimary.Load(), ReadsSpilled: c.readsSpilled.Load(),
+		ReadsWaited: c.readsWaited.Load(), ReadsStale: c.readsStale.Load(), Guards: c.guards.Load(),
+		StaleAvoided: c.staleAvoided.Load(), Captures: c.captures.Load(), Nudges: c.nudges.Load(), Retries: c.retries.Load(),
+		Saturated: c.saturated.Load(), Failovers: c.failovers.Load(), Unknown: c.unknown.Load(),
+		CausalityLost: c.causalityLost.Load(), NoPrimary: p.leader.Load() == nil, Nodes: p.nodeStats(),
+	}
+	p.mu.Lock()
+	s.Epoch = p.topo.number
+	p.mu.Unlock()
+	return s
+}
+
+// nodeNumbers are those of Node that make sense as metrics.
+type nodeNumbers struct {
+	Up      bool          `metric:"fairlead.pool.node.up,gauge"`
+	Lag     time.Duration `metric:"fairlead.pool.replica.lag,max"`
+	InUse   int64         `metric:"db.client.connection.count,gauge,db.client.connection.state=used"`
+	Waiting int64         `metric:"db.client.connection.pending_requests,gauge"`
+	Reads   uint64        `metric:"fairlead.pool.node.reads,counter"`
+}
+
+func (n Node) numbers() nodeNumbers {
+	return nodeNumbers{n.State == "up", max(0, n.Lag), n.InUse, n.Waiting, n.Reads}
+}
+
+func (p *Pool) noPrimary() error {
+	return fmt.Errorf("%w: %s: %s", ErrNoPrimary, p.opt.name, p.states())
+}
+
+// states says in words what every server is, for errors.
+func (p *Pool) states() string {
+	var out []string
+	for _, n := range p.nodes {
+		n.mu.Lock()
+		switch {
+		case n.up && n.seen.primary:
+			out = append(out, fmt.Sprintf("%s is a primary on timeline %d", n.name, n.seen.pos.Timeline))
+		case n.up:
+			out = append(out, n.name+" is a replica")
+		case n.reason != nil:
+			out = append(out, n.name+" is down: "+n.reason.Error())
+		default:
+			out = append(out, n.name+" has not answered yet")
+		}
+		n.mu.Unlock()
+	}
+	return strings.Join(out, "; ")
+}
+
+func join(errs ...error) error { return errors.Join(errs...) }

@@ -1,0 +1,56 @@
+package pool
+
+import (
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/pool/internal/lsn"
+)
+
+// samples remembers where the primary's log was when, which tells how stale a replica is without anybody's clock: whoever
+// has replayed a sample's position has everything that was committed before its time.
+type samples struct {
+	mu  sync.Mutex
+	all []sample // by time
+}
+
+type sample struct {
+	at  time.Time // of this process, before the position was asked for
+	pos lsn.Position
+}
+
+const (
+	maxSamples = 512
+	sampleGap  = 2 * time.Millisecond
+)
+
+func (s *samples) add(at time.Time, pos lsn.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.all); n > 0 && at.Sub(s.all[n-1].at) < sampleGap {
+		return
+	}
+	s.all = append(s.all, sample{at, pos})
+	if len(s.all) > maxSamples { // thin out the older half: its age matters to within its size
+		kept := s.all[:0]
+		for i, x := range s.all {
+			if i >= maxSamples/2 || i%2 == 0 {
+				kept = append(kept, x)
+			}
+		}
+		clear(s.all[len(kept):])
+		s.all = kept
+	}
+}
+
+// newestAt returns the time of the newest sample that a replica at pos has reached; zero if there is none.
+func (s *samples) newestAt(pos lsn.Position) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(s.all) - 1; i >= 0; i-- {
+		if pos.Reaches(s.all[i].pos) {
+			return s.all[i].at
+		}
+	}
+	return time.Time{}
+}
