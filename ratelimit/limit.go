@@ -31,6 +31,7 @@ const (
 	maxPer   = 10 * 365 * 24 * time.Hour
 	// A script in Redis counts in float64. Levels and sums of two of them stay exact below 2^53.
 	maxUnits = 1 << 52
+	maxShare = 1 << 61 // counted in int64 only
 )
 
 // PerSecond allows n permits a second on average, n of them at once unless [Limit.Burst] says otherwise.
@@ -175,7 +176,7 @@ func (r Rule) counted() (Rule, error) {
 func (r Rule) share(n int) Rule {
 	g := gcd(r.leak, int64(n))
 	r.leak /= g
-	r.unit = min(r.unit, maxUnits/(int64(n)/g)) * (int64(n) / g)
+	r.unit = min(r.unit, maxShare/(int64(n)/g)) * (int64(n) / g)
 	r.Burst = max(1, r.Burst/n)
 	return r
 }

@@ -106,6 +106,7 @@ func FuzzUnits(f *testing.F) {
 	f.Add(7, int64(maxPer), 100)
 	f.Add(999_999_937, int64(999_999_999_989*time.Microsecond), 999_999_937)
 	f.Add(3, int64(time.Second+1), 3)
+	f.Add(7, int64(maxPer), 7)
 	f.Fuzz(func(t *testing.T, n int, per int64, burst int) {
 		l := Per(n, time.Duration(per)).Burst(burst)
 		if l.valid() != nil {
@@ -117,7 +118,7 @@ func FuzzUnits(f *testing.F) {
 			if s.leak < 1 || s.unit < 1 || s.Burst < 1 || int64(s.Burst) > (1<<62)/s.unit {
 				t.Fatalf("share of %d: %+v", p, s)
 			}
-			if whole, part := big.NewRat(l.rules[0].leak, l.rules[0].unit), big.NewRat(s.leak*int64(p), 1); s.unit < maxUnits &&
+			if whole, part := big.NewRat(l.rules[0].leak, l.rules[0].unit), big.NewRat(s.leak*int64(p), 1); s.unit < maxShare/2 &&
 				part.Quo(part, big.NewRat(s.unit, 1)).Cmp(whole) != 0 {
 				t.Errorf("%d shares of %v make %v", p, whole, part)
 			}

@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 )
@@ -12,8 +11,8 @@ import (
 //
 // Every limited response carries RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11). A refusal is 429 with
 // Retry-After, at least 1 and spread so that clients do not return together, and an application/problem+json body that names
-// the policy. When OnError is Deny and the store does not answer it is 503. Refusing takes no time and counts nothing against
-// the client.
+// the policy. Where there is no decision, because the store fails under Deny or the request's time has run out, it is 503.
+// Refusing takes no time and counts nothing against the client.
 func Middleware(l *Limiter, key func(*http.Request) string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -24,9 +23,6 @@ func Middleware(l *Limiter, key func(*http.Request) string) func(http.Handler) h
 			}
 			d, rules, err := l.take(r.Context(), k, 1)
 			if err != nil {
-				if ctxErr := r.Context().Err(); ctxErr != nil && errors.Is(err, ctxErr) {
-					panic(http.ErrAbortHandler) // nobody is there to read an answer
-				}
 				refuse(w, http.StatusServiceUnavailable, retryAfter(d.RetryAfter), "temporary-reduced-capacity", "The rate limit cannot be checked at the moment", l.name)
 				return
 			}
