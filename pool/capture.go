@@ -118,7 +118,7 @@ func (c *capture) run() {
 				resolve(position)
 			}
 		}
-		if nudge && conn != nil {
+		if nudge {
 			conn = c.push(ctx, conn)
 		}
 	}
@@ -149,44 +149,48 @@ func (c *capture) ask(ctx context.Context, conn *pgconn.PgConn) (string, *pgconn
 }
 
 func (c *capture) try(ctx context.Context, conn *pgconn.PgConn) (uint64, *pgconn.PgConn, error) {
+	row, conn, err := c.one(ctx, conn, captureSQL)
+	if err != nil {
+		return 0, conn, err
+	}
+	c.e.db.counts.captures.Add(1)
+	l, err := lsn.ParsePG(row[0])
+	return l, conn, err
+}
+
+func (c *capture) push(ctx context.Context, conn *pgconn.PgConn) *pgconn.PgConn {
+	_, conn, err := c.one(ctx, conn, nudgeSQL)
+	if err == nil {
+		c.e.db.counts.nudges.Add(1)
+	}
+	return conn
+}
+
+// one runs sql on the epoch's primary and returns its row, and the connection to use next.
+func (c *capture) one(ctx context.Context, conn *pgconn.PgConn, sql string) ([]string, *pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if conn == nil {
 		fresh, err := c.e.node.dial(ctx)
 		if err != nil {
-			return 0, nil, err
+			return nil, nil, err
 		}
-		id, replica, err := identify(ctx, fresh)
+		conn = fresh
+		id, replica, err := identify(ctx, conn)
 		if err == nil && (id != c.e.id || replica) {
 			err = errMoved
 		}
 		if err != nil {
-			hangUp(fresh)
-			return 0, nil, err
-		}
-		conn = fresh
-	}
-	row, err := oneRow(ctx, conn, captureSQL)
-	if err == nil {
-		var l uint64
-		if l, err = lsn.ParsePG(row[0]); err == nil {
-			c.e.db.counts.captures.Add(1)
-			return l, conn, nil
+			hangUp(conn)
+			return nil, nil, err
 		}
 	}
-	hangUp(conn)
-	return 0, nil, err
-}
-
-func (c *capture) push(ctx context.Context, conn *pgconn.PgConn) *pgconn.PgConn {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	if _, err := oneRow(ctx, conn, nudgeSQL); err != nil {
+	row, err := oneRow(ctx, conn, sql)
+	if err != nil {
 		hangUp(conn)
-		return nil
+		return nil, nil, err
 	}
-	c.e.db.counts.nudges.Add(1)
-	return conn
+	return row, conn, nil
 }
 
 // wrote makes the scope of ctx, if there is one, demand everything that the epoch's primary has committed by now.

@@ -93,20 +93,47 @@ func exec(t testing.TB, db *pool.Pool, sql string, args ...any) {
 	}
 }
 
-// onReplicas waits until every replica has table.
-func onReplicas(t testing.TB, db *pool.Pool, n int, table string) {
+// onReplicas waits until db sees n replicas that have everything of now, so what was written before is on them.
+func onReplicas(t testing.TB, db *pool.Pool, n int) {
 	t.Helper()
-	eventually(t, table+" on the replicas", func() error {
+	since := time.Now()
+	eventually(t, "replicas", func() error {
 		st := db.Stats()
-		up := 0
+		current := 0
 		for _, x := range st.Nodes {
-			if x.Role == "replica" && x.State == "up" && x.Lag >= 0 {
-				up++
+			if x.Role == "replica" && x.State == "up" && x.Lag >= 0 && x.Lag < time.Since(since) {
+				current++
 			}
 		}
-		if up < n {
-			return fmt.Errorf("%d of %d replicas are up: %+v", up, n, st.Nodes)
+		if current < n {
+			return fmt.Errorf("%d of %d are current: %+v", current, n, st.Nodes)
 		}
 		return nil
 	})
+}
+
+// pause stops a replica's replay until the test ends.
+func pause(t testing.TB, n *testenv.Node) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := n.ResumeReplay(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := n.PauseReplay(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// delay lets a replica lag behind by 100 ms until the test ends.
+func delay(t testing.TB, n *testenv.Node) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := n.SetApplyDelay(context.Background(), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := n.SetApplyDelay(t.Context(), 100*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
 }

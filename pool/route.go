@@ -253,6 +253,7 @@ func (r *read) replica(d demand) (target, bool, error) {
 			}
 			r.waited = true
 			r.db.counts.readsWaited.Add(1)
+			r.db.wanted(need)
 			r.await(all, need)
 			continue
 		}
