@@ -1,0 +1,170 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster/internal/admin"
+	"github.com/fairlead/fairlead/cluster/internal/sys"
+)
+
+// operationWait is how long a question for an operation's outcome may hang before it is answered "not yet".
+const operationWait = 10 * time.Second
+
+// keptOperations is how many outcomes are remembered.
+const keptOperations = 64
+
+// controlled is what the control socket acts on.
+type controlled interface {
+	admin.Source
+	// reload starts a reload of one slot, or of all if it is negative; done is called once.
+	reload(slot int, done func(error)) error
+	// shutdown begins a graceful stop.
+	shutdown()
+}
+
+// control serves clusterctl: HTTP with JSON over a unix socket.
+//
+//	GET  /v1/workers            {"workers": [...]}, rows as in /api/snapshot
+//	POST /v1/reload[?slot=N]    202 {"id": "..."}
+//	GET  /v1/operations/{id}    {"id": "...", "done": bool, "error": "..."}; waits for it for up to 10s
+//	POST /v1/stop               202
+//
+// Errors are {"error": "..."}; what cannot be done here is 501.
+type control struct {
+	c   controlled
+	mu  sync.Mutex
+	ops map[string]*operation
+	old []string // ids, oldest first
+}
+
+type operation struct {
+	done chan struct{}
+	err  error
+}
+
+type uidKey struct{}
+
+func openControl(path string) (net.Listener, error) {
+	ln, err := listenUnix(path)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: Options.Control: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("cluster: Options.Control: %w", err)
+	}
+	return ln, nil
+}
+
+func serveControl(ln net.Listener, c controlled) *http.Server {
+	ctl := &control{c: c, ops: make(map[string]*operation)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/workers", ctl.workers)
+	mux.HandleFunc("POST /v1/reload", ctl.reload)
+	mux.HandleFunc("GET /v1/operations/{id}", ctl.operation)
+	mux.HandleFunc("POST /v1/stop", ctl.stop)
+	srv := &http.Server{
+		Handler:           onlyOwner(mux),
+		ReadHeaderTimeout: 10 * time.Second,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			uid, err := sys.PeerUID(c)
+			if err != nil {
+				uid = -2
+			}
+			return context.WithValue(ctx, uidKey{}, uid)
+		},
+	}
+	go srv.Serve(ln)
+	return srv
+}
+
+// onlyOwner lets in the user of this process and root, whatever the mode of the socket has become.
+func onlyOwner(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if uid := r.Context().Value(uidKey{}).(int); uid != os.Geteuid() && uid != 0 {
+			answer(w, http.StatusForbidden, map[string]string{"error": "only the user that runs the service, and root, may do that"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
+}
+
+func (c *control) workers(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, map[string]any{"workers": c.c.Snapshot(r.Context()).Workers})
+}
+
+func (c *control) reload(w http.ResponseWriter, r *http.Request) {
+	slot := -1
+	if s := r.URL.Query().Get("slot"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			answer(w, http.StatusBadRequest, map[string]string{"error": fmt.Sprintf("slot %q: must be a number from 0", s)})
+			return
+		}
+		slot = n
+	}
+	id, op := newInstanceID(), &operation{done: make(chan struct{})}
+	err := c.c.reload(slot, func(err error) {
+		op.err = err
+		close(op.done)
+	})
+	if err != nil {
+		status := http.StatusServiceUnavailable
+		if errors.Is(err, errors.ErrUnsupported) {
+			status = http.StatusNotImplemented
+		}
+		answer(w, status, map[string]string{"error": err.Error()})
+		return
+	}
+	c.mu.Lock()
+	c.ops[id] = op
+	c.old = append(c.old, id)
+	if len(c.old) > keptOperations {
+		delete(c.ops, c.old[0])
+		c.old = c.old[1:]
+	}
+	c.mu.Unlock()
+	answer(w, http.StatusAccepted, map[string]string{"id": id})
+}
+
+func (c *control) operation(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	c.mu.Lock()
+	op := c.ops[id]
+	c.mu.Unlock()
+	if op == nil {
+		answer(w, http.StatusNotFound, map[string]string{"error": "no such operation"})
+		return
+	}
+	res := map[string]any{"id": id, "done": false}
+	select {
+	case <-op.done:
+		res["done"] = true
+		if op.err != nil {
+			res["error"] = op.err.Error()
+		}
+	case <-time.After(operationWait):
+	case <-r.Context().Done():
+	}
+	answer(w, http.StatusOK, res)
+}
+
+func (c *control) stop(w http.ResponseWriter, r *http.Request) {
+	c.c.shutdown()
+	answer(w, http.StatusAccepted, map[string]string{})
+}

@@ -1,0 +1,137 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster/internal/admin"
+	"github.com/fairlead/fairlead/cluster/internal/machine"
+	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/internal/process"
+)
+
+// alone is a cluster of one: the app in this process.
+type alone struct {
+	w        *worker
+	totals   *totals
+	cancel   context.CancelCauseFunc
+	state    atomic.Pointer[machine.State]
+	stopping atomic.Bool
+}
+
+var _ controlled = (*alone)(nil)
+
+func runInProcess(ctx context.Context, app func(context.Context) error, o Options) error {
+	door, err := openFrontDoor(o)
+	if err != nil {
+		return err
+	}
+	defer door.close()
+	sockets, err := openSockets(o.Listen, 1)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(ErrDraining)
+
+	a := &alone{w: newWorker(o), totals: newTotals(), cancel: cancel}
+	a.setState(machine.Starting)
+	a.w.generation, a.w.id = 1, newInstanceID()
+	a.w.onReady = func() { a.setState(machine.Ready) }
+	for _, s := range sockets {
+		a.w.sockets[s.name] = func() (net.Listener, error) { return s.lns[0], nil }
+	}
+	defer a.w.close()
+	a.totals.add(0, func(poll uint64) { go a.totals.update(0, a.w.frame(), poll) })
+	door.serve(o, a)
+
+	signals := sys.StopSignals()
+	defer signal.Stop(signals)
+	done := make(chan error, 1)
+	go func() {
+		appCtx, end := context.WithCancelCause(process.WithWorker(context.WithoutCancel(ctx), a.w))
+		defer end(ErrDraining)
+		stop := context.AfterFunc(ctx, func() {
+			a.stopping.Store(true)
+			end(ErrDraining)
+		})
+		defer stop()
+		done <- app(appCtx)
+	}()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case s := <-signals:
+			if a.stopping.Load() {
+				return fmt.Errorf("cluster: stopped by a second signal (%v) before the app had ended", s)
+			}
+			o.Logger.Info("cluster: stopping", "signal", s.String())
+			a.shutdown()
+		}
+	}
+}
+
+func (a *alone) setState(s machine.State) { a.state.Store(&s) }
+
+func (a *alone) Alive(context.Context) error { return nil }
+
+func (a *alone) reload(int, func(error)) error {
+	return fmt.Errorf("cluster: no reload with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
+}
+
+func (a *alone) shutdown() {
+	a.stopping.Store(true)
+	a.cancel(ErrDraining)
+}
+
+func (a *alone) Health() admin.Health {
+	ready := *a.state.Load() == machine.Ready
+	h := admin.Health{Started: ready}
+	f := a.w.frame()
+	failed := ""
+	for _, c := range f.Checks {
+		h.Checks = append(h.Checks, admin.Check{Slot: 0, Name: c.Name, Error: c.Error})
+		if c.Error != "" && failed == "" {
+			failed = c.Name
+		}
+	}
+	switch {
+	case a.stopping.Load():
+		h.Reason = "stopping"
+	case !ready:
+		h.Reason = "not ready yet"
+	case failed != "":
+		h.Reason = "check failed: " + failed
+	default:
+		h.Ready = true
+	}
+	return h
+}
+
+func (a *alone) Snapshot(ctx context.Context) admin.Snapshot {
+	a.totals.refresh(ctx)
+	h, f := a.Health(), a.totals.frame(0)
+	state := *a.state.Load()
+	if a.stopping.Load() {
+		state = machine.Draining
+	}
+	return admin.Snapshot{
+		Time:     time.Now(),
+		Ready:    h.Ready,
+		Stopping: a.stopping.Load(),
+		Workers: []admin.Worker{{
+			Generation: 1, PID: os.Getpid(), InstanceID: a.w.id, State: string(state),
+			Started: a.w.started, Uptime: time.Since(a.w.started).Seconds(),
+			RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
+		}},
+		Checks:  h.Checks,
+		Samples: a.totals.samples(nil),
+	}
+}

@@ -1,0 +1,130 @@
+package machine
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Message is something that happened.
+type Message interface{ message() }
+
+type (
+	// Boot starts everything. It comes first and once.
+	Boot struct{}
+	// Spawned and SpawnFailed tell what became of a Spawn.
+	Spawned struct{ ID, PID int }
+	// SpawnFailed: see Spawned.
+	SpawnFailed struct {
+		ID  int
+		Err error
+	}
+	// IsReady: the worker says that it serves.
+	IsReady struct{ ID int }
+	// Exited: the process has ended.
+	Exited struct {
+		ID     int
+		Status string
+	}
+	// Reload asks for new workers from the executable as it is now, in one slot or, if that is negative, in all. Finish
+	// with the same Op tells how it went.
+	Reload struct {
+		Op   string
+		Slot int
+	}
+	// Replace asks for a successor of one worker, from the executable that its slot runs.
+	Replace struct{ ID int }
+	// Stop ends everything: gracefully, and at once if it comes again.
+	Stop struct{}
+	// Tick: time has passed.
+	Tick struct{}
+)
+
+func (Boot) message()        {}
+func (Spawned) message()     {}
+func (SpawnFailed) message() {}
+func (IsReady) message()     {}
+func (Exited) message()      {}
+func (Reload) message()      {}
+func (Replace) message()     {}
+func (Stop) message()        {}
+func (Tick) message()        {}
+
+// Effect is something to do.
+type Effect interface{ effect() }
+
+type (
+	// Spawn starts a process; Spawned or SpawnFailed must follow.
+	Spawn struct{ Worker Worker }
+	// Drain tells a worker to finish and exit. Stopping says that nobody takes over.
+	Drain struct {
+		ID       int
+		Stopping bool
+	}
+	// Kill ends a process at once.
+	Kill struct{ ID int }
+	// Open takes hold of the executable as it is now, under that number; Release lets it go.
+	Open struct{ Version int }
+	// Release: see Open.
+	Release struct{ Version int }
+	// Finish tells whoever asked for an operation how it went.
+	Finish struct {
+		Op  string
+		Err error
+	}
+	// CloseSockets gives up the supervisor's hold on the listening sockets, so that new connections are refused, and not
+	// left waiting, once the workers have stopped accepting.
+	CloseSockets struct{}
+	// Log is for people.
+	Log struct {
+		Level slog.Level
+		Text  string
+		Args  []any
+	}
+	// Exit ends the supervisor. Nothing comes after it.
+	Exit struct{ Err error }
+)
+
+func (Spawn) effect()        {}
+func (Drain) effect()        {}
+func (Kill) effect()         {}
+func (Open) effect()         {}
+func (Release) effect()      {}
+func (Finish) effect()       {}
+func (CloseSockets) effect() {}
+func (Log) effect()          {}
+func (Exit) effect()         {}
+
+// Status is a copy of what the machine knows.
+type Status struct {
+	Booted    bool
+	Stopping  bool
+	Reloading bool
+	Slots     []SlotStatus
+}
+
+// SlotStatus is a slot and its workers: the current one, the incoming one, then those that drain.
+type SlotStatus struct {
+	Workers  []Worker
+	Restarts int
+	LastExit string
+	Backoff  time.Time // zero unless the slot waits for a restart
+}
+
+// Status returns a copy.
+func (m *Machine) Status() Status {
+	st := Status{Booted: m.booted, Stopping: m.stopping, Reloading: m.roll != nil}
+	for _, s := range m.slots {
+		out := SlotStatus{Restarts: s.Restarts, LastExit: s.LastExit}
+		if s.Current == nil && s.Incoming == nil && !m.stopping {
+			out.Backoff = s.Backoff
+		}
+		for _, w := range append([]*Worker{s.Current, s.Incoming}, slices.Clone(s.Draining)...) {
+			if w != nil {
+				out.Workers = append(out.Workers, *w)
+			}
+		}
+		st.Slots = append(st.Slots, out)
+	}
+	return st
+}

@@ -1,0 +1,351 @@
+//go:build unix
+
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster"
+	"github.com/fairlead/fairlead/internal/process"
+	"github.com/fairlead/fairlead/internal/telemetry"
+	"github.com/fairlead/fairlead/scale/drain"
+)
+
+// The tests start this test binary again as a service: its supervisor, and through that its workers, come here before
+// any test.
+func TestMain(m *testing.M) {
+	if setup := os.Getenv("CLUSTER_TEST_SERVICE"); setup != "" {
+		var p portable
+		if err := json.Unmarshal([]byte(setup), &p); err != nil {
+			panic(err)
+		}
+		cluster.Main(service, p.options())
+	}
+	os.Exit(m.Run())
+}
+
+// portable is what of the options can travel to another process.
+type portable struct {
+	Workers                                                    int
+	Listen                                                     []cluster.Listen
+	Admin, Control                                             string
+	ReadyTimeout, MinHealthy, DrainTimeout, IdleGrace, PreStop time.Duration
+}
+
+func (p portable) options() cluster.Options {
+	return cluster.Options{Workers: p.Workers, Listen: p.Listen, Admin: cluster.Admin{Addr: p.Admin}, Control: p.Control,
+		ReadyTimeout: p.ReadyTimeout, MinHealthy: p.MinHealthy, DrainTimeout: p.DrainTimeout, IdleGrace: p.IdleGrace, PreStop: p.PreStop}
+}
+
+// service behaves as the file named by CLUSTER_TEST_BEHAVIOR says at its start.
+func service(ctx context.Context) error {
+	behavior, _ := os.ReadFile(os.Getenv("CLUSTER_TEST_BEHAVIOR"))
+	w := cluster.From(ctx)
+	switch string(behavior) {
+	case "exit":
+		return errors.New("this version exits")
+	case "panic":
+		panic("this version panics")
+	case "never ready":
+		<-ctx.Done()
+		return nil
+	case "dies just after":
+		w.Ready()
+		return errors.New("this version exits once it is ready")
+	}
+	pw := process.WorkerFrom(ctx)
+	pw.AddCheck("flag", func(context.Context) error {
+		_, err := os.Stat(os.Getenv("CLUSTER_TEST_BEHAVIOR") + ".sick")
+		if err == nil {
+			return errors.New("sick")
+		}
+		return nil
+	})
+	var served atomic.Uint64
+	pw.AddSamples(func() iter.Seq[telemetry.Sample] {
+		return telemetry.Samples(struct {
+			Served uint64 `metric:"test.served,counter"`
+		}{served.Load()})
+	})
+	fmt.Printf("hello from %d\n", w.Slot())
+	fmt.Printf(`{"msg":"hello"}` + "\n")
+	var servers []drain.Server
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
+		served.Add(1)
+		rw.Header().Set("Worker", w.InstanceID())
+		fmt.Fprintf(rw, "%d %d %d %s", w.Slot(), w.Generation(), os.Getpid(), behavior)
+	})
+	srv := &http.Server{Handler: mux}
+	for _, name := range strings.Split(os.Getenv("CLUSTER_TEST_LISTENERS"), ",") {
+		ln, err := w.Listener(name)
+		if err != nil {
+			return err
+		}
+		servers = append(servers, drain.HTTP(srv, ln))
+	}
+	return drain.Serve(ctx, drain.Options{}, servers...)
+}
+
+const backstop = 60 * time.Second
+
+// instance is a running service.
+type instance struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	dir      string
+	addr     string // of the listener "http"
+	admin    string
+	out, err *lines
+	done     chan struct{} // closed when the supervisor has ended
+	client   *http.Client
+	control  *http.Client
+}
+
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock(); return l.b.Write(p) }
+func (l *lines) String() string              { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
+
+// freeAddr is an address that was free a moment ago, on a loopback address of this process so that others do not take it.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	host := "127.0.0.1"
+	if isLinux {
+		host = fmt.Sprintf("127.%d.%d.1", 1+os.Getpid()>>8&0x7f, os.Getpid()&0xff)
+	}
+	ln, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func options(t *testing.T) cluster.Options {
+	return cluster.Options{
+		Workers:    2,
+		Listen:     []cluster.Listen{{Name: "http", Addr: freeAddr(t)}},
+		Admin:      cluster.Admin{Addr: freeAddr(t)},
+		MinHealthy: 50 * time.Millisecond,
+		IdleGrace:  time.Second,
+	}
+}
+
+// launch starts a service without waiting for it.
+func launch(t *testing.T, o cluster.Options) *instance {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &instance{
+		t: t, dir: dir, out: &lines{}, err: &lines{}, done: make(chan struct{}),
+		client: &http.Client{Timeout: backstop, Transport: &http.Transport{DisableKeepAlives: true}},
+	}
+	if o.Control == "" {
+		o.Control = filepath.Join(dir, "control")
+	}
+	s.control = &http.Client{Timeout: backstop, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", o.Control)
+		},
+	}}
+	var names []string
+	for _, l := range o.Listen {
+		names = append(names, l.Name)
+		if l.Name == "http" {
+			s.addr = l.Addr
+		}
+	}
+	s.admin = o.Admin.Addr
+	setup, err := json.Marshal(portable{o.Workers, o.Listen, o.Admin.Addr, o.Control,
+		o.ReadyTimeout, o.MinHealthy, o.DrainTimeout, o.IdleGrace, o.PreStop})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd = exec.Command(exe)
+	s.cmd.Env = append(os.Environ(), "CLUSTER_TEST_SERVICE="+string(setup), "CLUSTER_TEST_BEHAVIOR="+s.file("behavior"),
+		"CLUSTER_TEST_LISTENERS="+strings.Join(names, ","))
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.err
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		s.cmd.Wait()
+		close(s.done)
+	}()
+	t.Cleanup(func() {
+		s.cmd.Process.Kill() // the workers follow
+		<-s.done
+		os.RemoveAll(dir)
+		if t.Failed() {
+			t.Logf("stdout:\n%s\nstderr:\n%s", s.out, s.err)
+		}
+	})
+	return s
+}
+
+func start(t *testing.T, o cluster.Options) *instance {
+	t.Helper()
+	s := launch(t, o)
+	s.eventually("all workers are ready", func() bool { return len(s.pids("ready")) == max(1, o.Workers) })
+	return s
+}
+
+func (s *instance) file(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *instance) behave(as string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.file("behavior"), []byte(as), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *instance) eventually(what string, ok func() bool) {
+	s.t.Helper()
+	for end := time.Now().Add(backstop); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("never: %s", what)
+		}
+		select {
+		case <-s.done:
+			if !ok() {
+				s.t.Fatalf("the service ended, and not: %s", what)
+			}
+			return
+		default:
+		}
+	}
+}
+
+// wait waits for the supervisor's end and returns its exit status.
+func (s *instance) wait() int {
+	s.t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(backstop):
+		s.t.Fatal("the service does not end")
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+func (s *instance) signal(sig syscall.Signal) { s.cmd.Process.Signal(sig) }
+
+type workerRow struct {
+	Slot, Generation, PID, Restarts int
+	State                           string
+	LastExit                        string `json:"last_exit"`
+	Connections                     int
+}
+
+func (s *instance) workers() []workerRow {
+	var res struct{ Workers []workerRow }
+	resp, err := s.control.Get("http://control/v1/workers")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	json.NewDecoder(resp.Body).Decode(&res)
+	return res.Workers
+}
+
+// pids are the processes in a state, or in all, by the order of their slots.
+func (s *instance) pids(state string) []int {
+	var pids []int
+	for _, w := range s.workers() {
+		if w.PID != 0 && (state == "" || w.State == state) {
+			pids = append(pids, w.PID)
+		}
+	}
+	return pids
+}
+
+// reload asks for a reload over the control socket and waits for its outcome, "" if it went well.
+func (s *instance) reload(query string) string {
+	s.t.Helper()
+	var op struct {
+		ID, Error string
+		Done      bool
+	}
+	decode := func(resp *http.Response, err error) {
+		s.t.Helper()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&op); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	decode(s.control.Post("http://control/v1/reload"+query, "", nil))
+	if op.ID == "" {
+		return op.Error
+	}
+	for end := time.Now().Add(backstop); !op.Done; {
+		if time.Now().After(end) {
+			s.t.Fatal("the reload does not end")
+		}
+		decode(s.control.Get("http://control/v1/operations/" + op.ID))
+	}
+	return op.Error
+}
+
+func (s *instance) get(url string) (int, string) {
+	resp, err := s.client.Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(b)
+}
+
+// metric is the value of a line of /metrics.
+func (s *instance) metric(series string) float64 {
+	_, body := s.get("http://" + s.admin + "/metrics")
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			var v float64
+			fmt.Sscan(rest, &v)
+			return v
+		}
+	}
+	return -1
+}
+
+func gone(pid int) bool {
+	if isLinux {
+		// A zombie of another parent would still answer to kill.
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(b), ") Z ")
+	}
+	return syscall.Kill(pid, 0) != nil
+}

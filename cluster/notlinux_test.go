@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package cluster_test
+
+const isLinux = false

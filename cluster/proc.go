@@ -1,0 +1,88 @@
+//go:build unix
+
+package cluster
+
+import (
+	"github.com/fairlead/fairlead/cluster/internal/machine"
+	"github.com/fairlead/fairlead/cluster/internal/wire"
+)
+
+// proc is a worker's process and the conversation with it.
+type proc struct {
+	id         int
+	pid        int
+	instanceID string
+	conn       *wire.Conn
+	orders     chan wire.Message
+	gone       chan struct{} // closed when the process has exited
+}
+
+func newProc(id, pid int, instanceID string, conn *wire.Conn) *proc {
+	p := &proc{id: id, pid: pid, instanceID: instanceID, conn: conn, orders: make(chan wire.Message, 16), gone: make(chan struct{})}
+	go p.send()
+	return p
+}
+
+// send writes orders one after the other: a worker that does not read holds up this goroutine and nobody else.
+func (p *proc) send() {
+	for {
+		select {
+		case m := <-p.orders:
+			if p.conn.Send(m) != nil {
+				return
+			}
+		case <-p.gone:
+			return
+		}
+	}
+}
+
+// drain tells the worker to finish. The order is not lost behind polls that wait: they can be.
+func (p *proc) drain(stopping bool) {
+	m := wire.Message{Type: wire.Drain, Stopping: stopping}
+	for {
+		select {
+		case p.orders <- m:
+			return
+		default:
+		}
+		select {
+		case <-p.orders:
+		default:
+		}
+	}
+}
+
+// poll asks for a frame, unless so much is waiting already that another question would not help.
+func (p *proc) poll(n uint64) {
+	if len(p.orders) > cap(p.orders)/2 {
+		return
+	}
+	select {
+	case p.orders <- wire.Message{Type: wire.Poll, Poll: n}:
+	default:
+	}
+}
+
+// exited ends the sending side; receive goes on until it has everything that the worker said.
+func (p *proc) exited() { close(p.gone) }
+
+// receive takes in what the worker says until it has gone.
+func (p *proc) receive(post func(any), t *totals) {
+	defer p.conn.Close()
+	defer t.remove(p.id)
+	for {
+		m, err := p.conn.Receive()
+		if err != nil {
+			return
+		}
+		switch m.Type {
+		case wire.Update:
+			t.update(p.id, m.Frame, m.Poll)
+		case wire.Ready:
+			post(machine.IsReady{ID: p.id})
+		case wire.Replace:
+			post(machine.Replace{ID: p.id})
+		}
+	}
+}

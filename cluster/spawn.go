@@ -1,0 +1,163 @@
+//go:build unix
+
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster/internal/machine"
+	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/cluster/internal/wire"
+	"github.com/fairlead/fairlead/internal/process"
+)
+
+// spawner turns the machine's decisions into processes. It is used by the state's goroutine only.
+type spawner struct {
+	opts    Options
+	sockets []*boundSocket
+	path    string
+	exes    map[int]*sys.Executable
+	exeErrs map[int]error // why one could not be opened
+	devNull int
+	env     []string
+	stdout  *output
+	stderr  *output
+}
+
+// boundSocket is a socket as bare descriptors: the supervisor keeps it open and never accepts from it, so arriving
+// connections must not wake it up.
+type boundSocket struct {
+	*socket
+	fds []int
+}
+
+func newSpawner(o Options, sockets []*socket) (*spawner, error) {
+	sp := &spawner{opts: o, exes: make(map[int]*sys.Executable), exeErrs: make(map[int]error), devNull: -1}
+	var errs []error
+	for _, s := range sockets {
+		b := &boundSocket{socket: s}
+		for _, ln := range s.lns {
+			fd, err := sys.Detach(ln)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cluster: listener %q: %w", s.name, err))
+				continue
+			}
+			b.fds = append(b.fds, fd)
+		}
+		sp.sockets = append(sp.sockets, b)
+	}
+	exe, err := sys.ThisExecutable()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("cluster: this program: %w", err))
+	} else {
+		sp.exes[0], sp.path = exe, exe.Path
+	}
+	if sp.devNull, err = sys.DevNull(); err != nil {
+		errs = append(errs, fmt.Errorf("cluster: %w", err))
+	}
+	if len(errs) > 0 {
+		sp.closeSockets()
+		return nil, errors.Join(errs...)
+	}
+	sp.env = os.Environ()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		// One more than the workers: a reload has that many for a while.
+		if share := process.MemoryShare(process.MemoryLimit(), o.Workers+1); share > 0 {
+			sp.env = append(sp.env, "GOMEMLIMIT="+strconv.FormatInt(share, 10))
+		}
+	}
+	sp.stdout, sp.stderr = newOutput(os.Stdout), newOutput(os.Stderr)
+	return sp, nil
+}
+
+// open takes hold of the program as it is at its path now.
+func (sp *spawner) open(version int) {
+	exe, err := sys.OpenExecutable(sp.path)
+	if err != nil {
+		sp.exeErrs[version] = err
+		return
+	}
+	sp.exes[version] = exe
+}
+
+func (sp *spawner) release(version int) {
+	if exe := sp.exes[version]; exe != nil {
+		exe.Close()
+	}
+	delete(sp.exes, version)
+	delete(sp.exeErrs, version)
+}
+
+func (sp *spawner) closeSockets() {
+	for _, s := range sp.sockets {
+		for _, fd := range s.fds {
+			sys.CloseFD(fd)
+		}
+		s.fds = nil
+		if s.path != "" {
+			os.Remove(s.path)
+		}
+	}
+	sp.sockets = nil
+}
+
+func (sp *spawner) close() {
+	sp.closeSockets()
+	for v := range sp.exes {
+		sp.release(v)
+	}
+	sys.CloseFD(sp.devNull)
+	sp.stdout.close(time.Second)
+	sp.stderr.close(time.Second)
+}
+
+func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
+	exe := sp.exes[w.Version]
+	if exe == nil {
+		return nil, sp.exeErrs[w.Version]
+	}
+	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int)}
+	conn, childConn, err := sys.SocketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer sys.CloseFD(childConn)
+	stdout, childOut, err := sys.Pipe()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer sys.CloseFD(childOut)
+	stderr, childErr, err := sys.Pipe()
+	if err != nil {
+		conn.Close()
+		stdout.Close()
+		return nil, err
+	}
+	defer sys.CloseFD(childErr)
+
+	files := []int{sp.devNull, childOut, childErr, childConn}
+	for _, s := range sp.sockets {
+		cfg.Listeners[s.name] = len(files)
+		files = append(files, s.fds[s.of(w.Slot)])
+	}
+	config, err := json.Marshal(cfg)
+	if err == nil {
+		env := process.Environ(sp.env, process.Role{Name: process.RoleWorker, Workers: sp.opts.Workers, Config: string(config)})
+		var pid int
+		if pid, err = sys.Spawn(exe.SpawnPath(), os.Args, env, files); err == nil {
+			sp.stdout.pump(w.Slot, stdout)
+			sp.stderr.pump(w.Slot, stderr)
+			return newProc(w.ID, pid, cfg.InstanceID, wire.NewConn(conn)), nil
+		}
+	}
+	conn.Close()
+	stdout.Close()
+	stderr.Close()
+	return nil, fmt.Errorf("starting %s: %w", exe.Path, err)
+}

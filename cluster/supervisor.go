@@ -1,0 +1,376 @@
+//go:build unix
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster/internal/admin"
+	"github.com/fairlead/fairlead/cluster/internal/machine"
+	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/internal/telemetry"
+)
+
+// supervisor owns the sockets and the workers. One goroutine, run, owns its state; everything else sends it messages. What
+// to do is decided by the machine; the supervisor carries it out.
+type supervisor struct {
+	opts    Options
+	machine *machine.Machine
+	events  chan any // machine.Message or func()
+	done    chan struct{}
+	spawner *spawner
+	totals  *totals
+	logs    chan machine.Log
+
+	procs  map[int]*proc // by worker ID
+	byPID  map[int]int   // to worker ID
+	ops    map[string]func(error)
+	lastOp int
+	queue  []machine.Message // that come of effects
+	exit   *machine.Exit
+
+	status atomic.Pointer[status]
+}
+
+// status is what other goroutines may know.
+type status struct {
+	machine.Status
+	ids map[int]string // InstanceID by worker ID
+}
+
+var _ controlled = (*supervisor)(nil)
+
+func supervise(ctx context.Context, o Options) error {
+	signals, children := sys.SupervisorSignals(), sys.ChildSignal()
+	defer signal.Stop(signals)
+	defer signal.Stop(children)
+	if err := sys.Subreaper(); err != nil {
+		o.Logger.Warn("cluster: orphans of workers will not be reaped", "error", err)
+	}
+	door, err := openFrontDoor(o)
+	if err != nil {
+		return err
+	}
+	defer door.close()
+	sockets, err := openSockets(o.Listen, o.Workers)
+	if err != nil {
+		return err
+	}
+	sp, err := newSpawner(o, sockets)
+	if err != nil {
+		return err
+	}
+	s := &supervisor{
+		opts: o,
+		machine: machine.New(machine.Config{
+			Workers:      o.Workers,
+			ReadyTimeout: o.ReadyTimeout,
+			MinHealthy:   o.MinHealthy,
+			Drain:        o.DrainTimeout + killAfter,
+			Stop:         o.PreStop + o.DrainTimeout + killAfter,
+			Jitter:       rand.Float64,
+		}),
+		events:  make(chan any, 256),
+		done:    make(chan struct{}),
+		spawner: sp,
+		totals:  newTotals(),
+		logs:    make(chan machine.Log, 256),
+		procs:   make(map[int]*proc),
+		byPID:   make(map[int]int),
+		ops:     make(map[string]func(error)),
+	}
+	s.publish()
+	logged := make(chan struct{})
+	go s.writeLogs(logged)
+	door.serve(o, s)
+
+	err = s.run(ctx, signals, children)
+
+	close(s.done)
+	sp.close()
+	close(s.logs)
+	select {
+	case <-logged:
+	case <-time.After(time.Second):
+	}
+	return err
+}
+
+// run is the state's goroutine.
+func (s *supervisor) run(ctx context.Context, signals, children <-chan os.Signal) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	stop := ctx.Done()
+	s.handle(machine.Boot{})
+	for s.exit == nil {
+		if next := s.machine.Next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case e := <-s.events:
+			switch e := e.(type) {
+			case func():
+				e()
+			case machine.Message:
+				s.handle(e)
+			}
+		case sig := <-signals:
+			switch {
+			case sys.IsReload(sig):
+				s.log(slog.LevelInfo, "reload asked for by a signal", "signal", sig.String())
+				s.handle(machine.Reload{Slot: -1})
+			case sys.IsStop(sig):
+				s.log(slog.LevelInfo, "stopping", "signal", sig.String())
+				s.handle(machine.Stop{})
+			}
+		case <-children:
+			s.reap()
+		case <-timer.C:
+			s.handle(machine.Tick{})
+		case <-stop:
+			stop = nil
+			s.handle(machine.Stop{})
+		}
+	}
+	if s.exit.Err != nil {
+		return fmt.Errorf("cluster: %w", s.exit.Err)
+	}
+	return nil
+}
+
+// post sends a message to the state's goroutine.
+func (s *supervisor) post(e any) {
+	select {
+	case s.events <- e:
+	case <-s.done:
+	}
+}
+
+func (s *supervisor) handle(m machine.Message) {
+	s.queue = append(s.queue, m)
+	for len(s.queue) > 0 && s.exit == nil {
+		m := s.queue[0]
+		s.queue = s.queue[1:]
+		for _, e := range s.machine.Handle(time.Now(), m) {
+			s.carryOut(e)
+		}
+	}
+	s.publish()
+}
+
+func (s *supervisor) carryOut(e machine.Effect) {
+	switch e := e.(type) {
+	case machine.Spawn:
+		s.spawn(e.Worker)
+	case machine.Drain:
+		if p := s.procs[e.ID]; p != nil {
+			p.drain(e.Stopping)
+		}
+	case machine.Kill:
+		if p := s.procs[e.ID]; p != nil {
+			sys.Kill(p.pid)
+		}
+	case machine.Open:
+		s.spawner.open(e.Version)
+	case machine.Release:
+		s.spawner.release(e.Version)
+	case machine.Finish:
+		if done := s.ops[e.Op]; done != nil {
+			delete(s.ops, e.Op)
+			done(e.Err)
+		}
+	case machine.CloseSockets:
+		s.spawner.closeSockets()
+	case machine.Log:
+		s.log(e.Level, e.Text, e.Args...)
+	case machine.Exit:
+		s.exit = &e
+	}
+}
+
+func (s *supervisor) spawn(w machine.Worker) {
+	p, err := s.spawner.spawn(w)
+	if err != nil {
+		s.queue = append(s.queue, machine.SpawnFailed{ID: w.ID, Err: err})
+		return
+	}
+	s.procs[w.ID] = p
+	s.byPID[p.pid] = w.ID
+	s.totals.add(w.ID, p.poll)
+	go p.receive(s.post, s.totals)
+	s.queue = append(s.queue, machine.Spawned{ID: w.ID, PID: p.pid})
+}
+
+// reap runs on the same goroutine as spawn, so that no exit is seen before its process is known.
+func (s *supervisor) reap() {
+	for _, e := range sys.Reap() {
+		id, ok := s.byPID[e.PID]
+		if !ok {
+			continue // an orphan that was adopted
+		}
+		s.procs[id].exited()
+		delete(s.byPID, e.PID)
+		delete(s.procs, id)
+		s.handle(machine.Exited{ID: id, Status: e.Status})
+	}
+}
+
+func (s *supervisor) publish() {
+	st := &status{Status: s.machine.Status(), ids: make(map[int]string, len(s.procs))}
+	for id, p := range s.procs {
+		st.ids[id] = p.instanceID
+	}
+	s.status.Store(st)
+}
+
+// log hands a message to a goroutine that may block where the logger writes.
+func (s *supervisor) log(level slog.Level, text string, args ...any) {
+	select {
+	case s.logs <- machine.Log{Level: level, Text: text, Args: args}:
+	default:
+	}
+}
+
+func (s *supervisor) writeLogs(done chan<- struct{}) {
+	defer close(done)
+	for l := range s.logs {
+		s.opts.Logger.Log(context.Background(), l.Level, "cluster: "+l.Text, l.Args...)
+	}
+}
+
+func (s *supervisor) reload(slot int, done func(error)) error {
+	if s.status.Load().Stopping {
+		return fmt.Errorf("cluster: %w", machine.ErrStopping)
+	}
+	if n := len(s.status.Load().Slots); slot >= n {
+		return fmt.Errorf("cluster: there is no slot %d: they are 0 to %d", slot, n-1)
+	}
+	s.post(func() {
+		s.lastOp++
+		op := strconv.Itoa(s.lastOp)
+		s.ops[op] = done
+		s.handle(machine.Reload{Op: op, Slot: slot})
+	})
+	return nil
+}
+
+func (s *supervisor) shutdown() {
+	s.post(func() {
+		if !s.machine.Status().Stopping { // only a signal, which a person repeats, means "at once"
+			s.log(slog.LevelInfo, "stopping", "by", "control socket")
+			s.handle(machine.Stop{})
+		}
+	})
+}
+
+// Alive asks the state's goroutine.
+func (s *supervisor) Alive(ctx context.Context) error {
+	answered := make(chan struct{})
+	select {
+	case s.events <- func() { close(answered) }:
+	case <-ctx.Done():
+		return errors.New("the supervisor does not answer")
+	case <-s.done:
+		return nil
+	}
+	select {
+	case <-answered:
+		return nil
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return errors.New("the supervisor does not answer")
+	}
+}
+
+func (s *supervisor) Health() admin.Health {
+	st := s.status.Load()
+	h := admin.Health{Started: st.Booted}
+	ready, passing, failed := 0, 0, ""
+	for i, slot := range st.Slots {
+		for _, w := range slot.Workers {
+			if w.State != machine.Ready {
+				continue
+			}
+			ready++
+			ok := true
+			for _, c := range s.totals.frame(w.ID).Checks {
+				h.Checks = append(h.Checks, admin.Check{Slot: i, Name: c.Name, Error: c.Error})
+				if c.Error != "" {
+					ok, failed = false, c.Name
+				}
+			}
+			if ok {
+				passing++
+			}
+		}
+	}
+	switch {
+	case st.Stopping:
+		h.Reason = "stopping"
+	case ready == 0:
+		h.Reason = "no worker is ready"
+	case passing == 0:
+		h.Reason = "check failed: " + failed
+	default:
+		h.Ready = true
+	}
+	return h
+}
+
+// clusterStats is what the supervisor itself counts.
+type clusterStats struct {
+	Ready    int `metric:"fairlead.cluster.workers,gauge,state=ready"`
+	Starting int `metric:"fairlead.cluster.workers,gauge,state=starting"`
+	Draining int `metric:"fairlead.cluster.workers,gauge,state=draining"`
+	Backoff  int `metric:"fairlead.cluster.workers,gauge,state=backoff"`
+	Restarts int `metric:"fairlead.cluster.restarts,counter"`
+}
+
+func (s *supervisor) Snapshot(ctx context.Context) admin.Snapshot {
+	s.totals.refresh(ctx)
+	st, h := s.status.Load(), s.Health()
+	snap := admin.Snapshot{Time: time.Now(), Ready: h.Ready, Stopping: st.Stopping, Checks: h.Checks}
+	var stats clusterStats
+	for i, slot := range st.Slots {
+		stats.Restarts += slot.Restarts
+		for _, w := range slot.Workers {
+			switch w.State {
+			case machine.Ready:
+				stats.Ready++
+			case machine.Starting:
+				stats.Starting++
+			case machine.Draining:
+				stats.Draining++
+			}
+			f := s.totals.frame(w.ID)
+			snap.Workers = append(snap.Workers, admin.Worker{
+				Slot: i, Generation: w.Generation, PID: w.PID, InstanceID: st.ids[w.ID], State: string(w.State),
+				Started: w.Started, Uptime: snap.Time.Sub(w.Started).Seconds(),
+				Restarts: slot.Restarts, LastExit: slot.LastExit,
+				RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
+			})
+		}
+		if !slot.Backoff.IsZero() {
+			stats.Backoff++
+			snap.Workers = append(snap.Workers, admin.Worker{Slot: i, State: "backoff", Restarts: slot.Restarts, LastExit: slot.LastExit})
+		}
+	}
+	var own []telemetry.Sample
+	for sample := range telemetry.Samples(stats) {
+		own = append(own, sample)
+	}
+	snap.Samples = s.totals.samples(own)
+	return snap
+}

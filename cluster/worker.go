@@ -1,0 +1,201 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"net"
+	"runtime"
+	"runtime/metrics"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/cluster/internal/wire"
+	"github.com/fairlead/fairlead/internal/telemetry"
+)
+
+const (
+	frameEvery   = 500 * time.Millisecond
+	checkEvery   = time.Second
+	checkTimeout = 2 * time.Second
+
+	orphanDrain = 600 * time.Millisecond
+	orphanIdle  = 100 * time.Millisecond
+	orphanKill  = 900 * time.Millisecond
+)
+
+// worker is the process an app runs in; it implements process.Worker.
+type worker struct {
+	slot, generation int
+	id               string
+	started          time.Time
+	opts             Options
+	onReady          func()
+
+	ready    sync.Once
+	orphaned atomic.Bool
+	replaced atomic.Bool // others go on: no pre-stop delay
+	closed   chan struct{}
+
+	mu      sync.Mutex
+	sockets map[string]func() (net.Listener, error) // what Listener has not given away; nil when it has
+	checks  []*check
+	sources []func() iter.Seq[telemetry.Sample]
+}
+
+// check is a readiness check and its latest result.
+type check struct {
+	name string
+	run  func(context.Context) error
+	last atomic.Pointer[error]
+}
+
+func newWorker(o Options) *worker {
+	return &worker{
+		started: time.Now(),
+		opts:    o,
+		onReady: func() {},
+		closed:  make(chan struct{}),
+		sockets: make(map[string]func() (net.Listener, error)),
+	}
+}
+
+func newInstanceID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func (w *worker) Slot() int          { return w.slot }
+func (w *worker) Generation() int    { return w.generation }
+func (w *worker) InstanceID() string { return w.id }
+
+func (w *worker) Listener(name string) (net.Listener, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	open, ok := w.sockets[name]
+	if !ok {
+		names := []string{}
+		for n := range w.sockets {
+			names = append(names, n)
+		}
+		slices.Sort(names)
+		return nil, fmt.Errorf("cluster: no listener %q: Options.Listen has %q", name, names)
+	}
+	if open == nil {
+		return nil, fmt.Errorf("cluster: listener %q has been given out already", name)
+	}
+	w.sockets[name] = nil
+	return open()
+}
+
+func (w *worker) Ready() { w.ready.Do(w.onReady) }
+
+func (w *worker) DrainTimeout() time.Duration {
+	if w.orphaned.Load() {
+		return min(orphanDrain, w.opts.DrainTimeout)
+	}
+	return w.opts.DrainTimeout
+}
+
+func (w *worker) IdleGrace() time.Duration {
+	if w.orphaned.Load() {
+		return min(orphanIdle, w.opts.IdleGrace)
+	}
+	return w.opts.IdleGrace
+}
+
+func (w *worker) PreStop() time.Duration {
+	if w.orphaned.Load() || w.replaced.Load() {
+		return 0
+	}
+	return w.opts.PreStop
+}
+
+func (w *worker) AddSamples(source func() iter.Seq[telemetry.Sample]) {
+	w.mu.Lock()
+	w.sources = append(w.sources, source)
+	w.mu.Unlock()
+}
+
+// AddCheck runs check now and every second until the worker ends. Until its first result the worker is not ready.
+func (w *worker) AddCheck(name string, run func(context.Context) error) {
+	c := &check{name: name, run: run}
+	w.mu.Lock()
+	w.checks = append(w.checks, c)
+	w.mu.Unlock()
+	go func() {
+		tick := time.NewTicker(checkEvery)
+		defer tick.Stop()
+		for {
+			ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+			err := c.run(ctx)
+			cancel()
+			c.last.Store(&err)
+			select {
+			case <-tick.C:
+			case <-w.closed:
+				return
+			}
+		}
+	}()
+}
+
+// close ends the checks and closes the sockets nobody asked for.
+func (w *worker) close() {
+	close(w.closed)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, open := range w.sockets {
+		if open == nil {
+			continue
+		}
+		w.sockets[name] = nil
+		if ln, err := open(); err == nil {
+			ln.Close()
+		}
+	}
+}
+
+// runtimeStats is what every worker reports of itself.
+type runtimeStats struct {
+	Goroutines int64  `json:"goroutines" metric:"go.goroutine.count,gauge"`
+	Heap       uint64 `json:"heap" metric:"go.memory.heap,gauge"`
+	RSS        int64  `json:"rss" metric:"process.memory.usage,gauge"`
+}
+
+func readRuntime() runtimeStats {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return runtimeStats{Goroutines: int64(runtime.NumGoroutine()), Heap: s[0].Value.Uint64(), RSS: sys.RSS()}
+}
+
+// frame is everything the worker tells of itself, cumulative since its start.
+func (w *worker) frame() *wire.Frame {
+	rt := readRuntime()
+	f := &wire.Frame{Goroutines: rt.Goroutines, Heap: rt.Heap, RSS: rt.RSS}
+	w.mu.Lock()
+	checks, sources := slices.Clone(w.checks), slices.Clone(w.sources)
+	w.mu.Unlock()
+	for _, c := range checks {
+		r := wire.Check{Name: c.name}
+		switch err := c.last.Load(); {
+		case err == nil:
+			r.Error = "not checked yet"
+		case *err != nil:
+			r.Error = (*err).Error()
+		}
+		f.Checks = append(f.Checks, r)
+	}
+	samples := slices.Collect(telemetry.Samples(rt))
+	for _, source := range sources {
+		samples = slices.AppendSeq(samples, source())
+	}
+	f.Samples = telemetry.Merge(samples)
+	return f
+}
