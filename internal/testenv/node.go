@@ -51,7 +51,9 @@ func newNode(p *Postgres, name string) (*Node, error) {
 		"dynamic_shared_memory_type":      "mmap",
 		"fsync":                           "off",
 		"wal_level":                       "replica",
-		"wal_keep_size":                   "512MB", // replicas that were down or paused catch up
+		"max_wal_size":                    "256MB",
+		"wal_keep_size":                   "256MB", // replicas that were down or paused catch up
+		"wal_init_zero":                   "off",
 		"wal_retrieve_retry_interval":     "100ms",
 		"checkpoint_timeout":              "30min",
 		"autovacuum":                      "off",
@@ -106,7 +108,7 @@ func (n *Node) Start(ctx context.Context) error {
 	if err := n.server.start(); err != nil {
 		return err
 	}
-	return n.until(ctx, "start", func(ctx context.Context) error { return n.exec(ctx, "select 1") })
+	return n.untilTrue(ctx, "start", "select true")
 }
 
 // Stop shuts the node down in order ("fast": sessions are ended, a primary's
@@ -205,4 +207,34 @@ func (n *Node) exec(ctx context.Context, statements ...string) error {
 func get[T any](ctx context.Context, n *Node, query string, args ...any) (value T, err error) {
 	err = n.with(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, query, args...).Scan(&value) })
 	return value, err
+}
+
+var errNotYet = errors.New("not yet")
+
+// untilTrue repeats a query until it says true.
+func (n *Node) untilTrue(ctx context.Context, what, query string, args ...any) error {
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	return n.until(ctx, what, func(ctx context.Context) error {
+		if n.isShut() {
+			return permanent{ErrClosed}
+		}
+		if conn == nil || conn.IsClosed() {
+			c, err := pgx.Connect(ctx, n.URL("postgres"))
+			if err != nil {
+				return err
+			}
+			conn = c
+		}
+		done := false
+		err := conn.QueryRow(ctx, query, args...).Scan(&done)
+		if err == nil && !done {
+			err = errNotYet
+		}
+		return err
+	})
 }

@@ -160,8 +160,7 @@ func (p *Postgres) CreateDatabase(ctx context.Context) (string, error) {
 	if p.options.Template != nil {
 		from = template
 		err := p.template.do(func() error {
-			err := leader.exec(ctx, "drop database if exists "+template, createDatabase(template, "template0"))
-			if err != nil {
+			if err := leader.exec(ctx, "drop database if exists "+template, createDatabase(template, "template0")); err != nil {
 				return err
 			}
 			if err := p.options.Template(ctx, leader.URL(template)); err != nil {
@@ -187,8 +186,10 @@ func (p *Postgres) CreateDatabase(ctx context.Context) (string, error) {
 	return name, nil
 }
 
+// createDatabase copies files, which with fsync off takes half as long as logging
+// every page, and does not fill the log.
 func createDatabase(name, template string) string {
-	return fmt.Sprintf("create database %s template %s", name, template)
+	return fmt.Sprintf("create database %s template %s strategy file_copy", name, template)
 }
 
 // DropDatabase drops a database and ends the connections to it.

@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,13 +21,7 @@ func (n *Node) PauseReplay(ctx context.Context) error {
 	if err := n.exec(ctx, "select pg_wal_replay_pause()"); err != nil {
 		return err
 	}
-	return n.until(ctx, "pause replay", func(ctx context.Context) error {
-		state, err := get[string](ctx, n, "select pg_get_wal_replay_pause_state()")
-		if err == nil && state != "paused" {
-			err = errors.New(state)
-		}
-		return err
-	})
+	return n.untilTrue(ctx, "pause replay", "select pg_get_wal_replay_pause_state() = 'paused'")
 }
 
 // ResumeReplay ends PauseReplay. It does not wait for the replica to catch up.
@@ -63,13 +56,7 @@ func (n *Node) reload(ctx context.Context, setting, value string) error {
 	if err := n.signal(syscall.SIGHUP); err != nil {
 		return err
 	}
-	return n.until(ctx, "reload", func(ctx context.Context) error {
-		got, err := get[string](ctx, n, "select setting from pg_settings where name = $1", setting)
-		if err == nil && got != value {
-			err = fmt.Errorf("%s is %q and not %q", setting, got, value)
-		}
-		return err
-	})
+	return n.untilTrue(ctx, "set "+setting, "select setting = $2 from pg_settings where name = $1", setting, value)
 }
 
 // Promote makes a replica a primary on a new timeline and returns when it accepts
@@ -79,19 +66,12 @@ func (n *Node) Promote(ctx context.Context) error {
 	if err := n.exec(ctx, "select pg_promote(wait => false)"); err != nil {
 		return err
 	}
-	err := n.until(ctx, "promote", func(ctx context.Context) error {
-		recovering, err := get[bool](ctx, n, "select pg_is_in_recovery()")
-		if err == nil && recovering {
-			err = errors.New("still in recovery")
-		}
-		return err
-	})
-	if err != nil {
+	if err := n.untilTrue(ctx, "promote", "select not pg_is_in_recovery()"); err != nil {
 		return err
 	}
 	n.stateMu.Lock()
 	n.left, n.upstream = n.upstream, nil
-	err = n.writeSettings() // a restart finds a primary
+	err := n.writeSettings() // a restart finds a primary
 	n.stateMu.Unlock()
 	if err != nil {
 		return fmt.Errorf("testenv: %s: %w", n.name, err)
@@ -148,13 +128,7 @@ func (n *Node) canTurnTo(ctx context.Context, source *Node) (bool, error) {
 	if err := n.reload(ctx, "primary_conninfo", ""); err != nil {
 		return false, err
 	}
-	err := n.until(ctx, "stop streaming", func(ctx context.Context) error {
-		streams, err := get[bool](ctx, n, "select exists (select from pg_stat_wal_receiver)")
-		if err == nil && streams {
-			err = errors.New("still streaming")
-		}
-		return err
-	})
+	err := n.untilTrue(ctx, "stop streaming", "select not exists (select from pg_stat_wal_receiver)")
 	if err != nil || !promoted {
 		return err == nil, err
 	}
@@ -216,13 +190,8 @@ func (n *Node) follows(other *Node) bool {
 
 // streams waits until the node receives from source.
 func (n *Node) streams(ctx context.Context, source *Node) error {
-	return n.until(ctx, "stream from "+source.name, func(ctx context.Context) error {
-		state, err := get[string](ctx, source, "select coalesce(max(state), 'absent') from pg_stat_replication where application_name = $1", n.name)
-		if err == nil && state != "streaming" {
-			err = errors.New(state)
-		}
-		return err
-	})
+	return source.untilTrue(ctx, "stream to "+n.name, `select exists (
+		select from pg_stat_replication where application_name = $1 and state = 'streaming')`, n.name)
 }
 
 // WaitReplayed waits until a replica has replayed everything that was committed on
@@ -247,16 +216,7 @@ func (n *Node) WaitReplayed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.until(ctx, "replay "+position, func(ctx context.Context) error {
-		at, done := "", false
-		err := n.with(ctx, func(conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, "select pg_last_wal_replay_lsn()::text, pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position).Scan(&at, &done)
-		})
-		if err == nil && !done {
-			err = errors.New("at " + at)
-		}
-		return err
-	})
+	return n.untilTrue(ctx, "replay "+position, "select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position)
 }
 
 // position returns a position of a primary that is on its disk and behind
@@ -280,12 +240,6 @@ func (n *Node) position(ctx context.Context) (position string, err error) {
 
 // has waits until a database is on a replica, unless replay is paused.
 func (n *Node) has(ctx context.Context, database string) error {
-	return n.until(ctx, "replay the creation of "+database, func(ctx context.Context) error {
-		there, err := get[bool](ctx, n, `select pg_get_wal_replay_pause_state() <> 'not paused'
-			or exists (select from pg_database where datname = $1)`, database)
-		if err == nil && !there {
-			err = errors.New("not there yet")
-		}
-		return err
-	})
+	return n.untilTrue(ctx, "replay the creation of "+database, `select pg_get_wal_replay_pause_state() <> 'not paused'
+		or exists (select from pg_database where datname = $1)`, database)
 }

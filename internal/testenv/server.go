@@ -270,7 +270,7 @@ type permanent struct{ error }
 func poll(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 10*time.Millisecond) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := f(try)
 		cancel()

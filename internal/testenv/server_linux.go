@@ -53,21 +53,6 @@ func chownToServer(path string) error {
 	return nil
 }
 
-// tempDir returns a directory for temporary files that the user that servers run
-// as can reach.
-func tempDir() string {
-	dir := os.TempDir()
-	if account() == nil {
-		return dir
-	}
-	for d := dir; d != "/" && d != "."; d = filepath.Dir(d) {
-		if info, err := os.Stat(d); err != nil || info.Mode().Perm()&0o001 == 0 {
-			return "/tmp"
-		}
-	}
-	return dir
-}
-
 // processesIn returns the processes that work in dir or below it, except one.
 // Zombies work nowhere.
 func processesIn(dir string, except int) []int {
