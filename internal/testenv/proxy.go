@@ -109,7 +109,7 @@ func (p *Proxy) Release() {
 	p.change(func(f *faults) { f.hold = [2]bool{} })
 }
 
-// DropReplies, when on, swallows what comes from the server. A connection of
+// DropReplies swallows, when on, what comes from the server. A connection of
 // which anything was swallowed never delivers another byte to its client, also
 // after DropReplies(false): it would be garbage. Its client waits until the server
 // or Cut ends the connection.
@@ -125,7 +125,7 @@ func (p *Proxy) LoseReplies(n int, match string) {
 	p.change(func(f *faults) { f.lose, f.loseMatch = n, match })
 }
 
-// BlackHole, when on, makes a network that swallows everything: open connections
+// BlackHole makes, when on, a network that swallows everything: open connections
 // forward nothing more, not even their end, and never again; new ones are accepted
 // and never forwarded. When it is off, new connections work and the swallowed ones
 // hang until their client or Cut ends them.
@@ -147,7 +147,7 @@ func (p *Proxy) Cut() { p.end(false) }
 // Reset is Cut with a TCP reset instead of an orderly end.
 func (p *Proxy) Reset() { p.end(true) }
 
-// Refuse, when on, refuses new connections, as a port does that nobody listens
+// Refuse refuses, when on, new connections, as a port does that nobody listens
 // on. Open ones stay. It fails only if the port cannot be opened again.
 func (p *Proxy) Refuse(on bool) error {
 	p.mu.Lock()

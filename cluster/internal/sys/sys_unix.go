@@ -169,10 +169,10 @@ func ChildSignal() chan os.Signal {
 	return c
 }
 
-// IsReload and IsStop say what a signal asks a supervisor to do.
+// IsReload reports whether a signal asks a supervisor to reload.
 func IsReload(s os.Signal) bool { return s == syscall.SIGHUP }
 
-// IsStop: see IsReload.
+// IsStop reports whether a signal asks a supervisor to stop.
 func IsStop(s os.Signal) bool { return s == syscall.SIGTERM || s == syscall.SIGINT }
 
 // StopSignals returns a channel that tells of TERM and INT.
