@@ -108,6 +108,7 @@ func (m *Memory) take(ask Ask) Decision {
 	h := m.hash(ask.Name, ask.Key)
 	s := &m.shards[h>>shardShift]
 	var levels [maxRules]int64
+	var known [maxRules]bool
 	found := levels[:len(ask.Rules)]
 
 	s.mu.Lock()
@@ -117,14 +118,18 @@ func (m *Memory) take(ask Ask) Decision {
 	for i, r := range ask.Rules {
 		leak, unit := r.Units()
 		full := int64(r.Burst) * unit
-		found[i] = s.cells[h+uint64(i)*golden].levelAt(now, leak, unit, full)
+		c, ok := s.cells[h+uint64(i)*golden]
+		found[i], known[i] = c.levelAt(now, leak, unit, full), ok
 		granted = granted && found[i]+int64(ask.Cost)*unit <= full
 	}
 	if granted {
 		for i, r := range ask.Rules {
 			leak, unit := r.Units()
 			found[i] += int64(ask.Cost) * unit
-			s.put(h+uint64(i)*golden, cell{level: found[i], at: now, leak: leak, unit: unit}, max(m.keys, numShards)/numShards)
+			if !known[i] {
+				s.makeRoom(now, max(m.keys, numShards)/numShards)
+			}
+			s.cells[h+uint64(i)*golden] = cell{level: found[i], at: now, leak: leak, unit: unit}
 		}
 	}
 	if s.tick++; s.tick%sweepEvery == 0 {
@@ -160,18 +165,16 @@ func (c cell) levelAt(now, leak, unit, full int64) int64 {
 	return level - elapsed*leak
 }
 
-func (s *shard) put(h uint64, c cell, most int) {
+// makeRoom keeps a new cell within most.
+func (s *shard) makeRoom(now int64, most int) {
 	if s.cells == nil {
 		s.cells = make(map[uint64]cell)
 	}
-	if _, known := s.cells[h]; !known {
-		s.sweep(c.at)
-		if len(s.cells) >= most {
-			s.evict(c.at)
-		}
+	s.sweep(now)
+	if len(s.cells) >= most {
+		s.evict(now)
 	}
-	s.cells[h] = c
-	s.peak = max(s.peak, len(s.cells))
+	s.peak = max(s.peak, len(s.cells)+1)
 }
 
 // sweep looks at a few cells, in the random order of a map, and drops those that have drained. It runs at each new key and now and
