@@ -1,0 +1,201 @@
+// Package rediscache is the tier that the processes of a service share: a cache.Remote on Redis 7 or later, a single server,
+// a Sentinel group or a Cluster.
+//
+//	rdb, err := redisconn.Open(os.Getenv("REDIS_URL"))
+//	products, err := cache.New("products", load, cache.Options[int64, Product]{Remote: rediscache.New(rdb)})
+//
+// # What is in Redis
+//
+// For the key 42 of the cache "products": cache:{products:42} is the record, the 16 bytes of its ID and what the cache put
+// in; …:lease is the lease, while a process loads; …:token the causal token of its last invalidation. cache:{products} is the
+// clock, a hash, and cache:{products}:bus the channel on which invalidations are published. Everything but the clock expires
+// by itself. An eviction policy may drop any of it: a lost record is a miss, a lost lease a refused fill, a lost clock a new
+// incarnation. A lost token means that until the replicas have caught up a load may read what was before, so if Redis is
+// short of memory let it evict by volatile-ttl.
+//
+// Each change is one script, so that it happens whole or not. Invalidations of several keys are one script too, except on
+// Cluster, where the keys go first, each by itself, and then the clock.
+//
+// # Listening
+//
+// A listener has a connection of its own. It considers it lost at any error, at any subscription it did not ask for, and when
+// the beacon that it sends itself each second, by the way that commands go, has not come for 3 s: a connection that was cut
+// half-way gives no error, and neither does a primary that was replaced. It then says so and connects again. A clock remembers
+// which server counted it, so a restarted or promoted one starts a new incarnation. On Cluster that is noticed for the server
+// that holds the clock; what another one lost is not.
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/fairlead/fairlead/cache"
+	"github.com/fairlead/fairlead/scale/redisconn"
+)
+
+// Remote is a cache.Remote on Redis. It has nothing to close: the client is the application's.
+type Remote struct {
+	client  *redisconn.Client
+	cluster bool
+}
+
+var _ cache.Remote = (*Remote)(nil)
+
+// New returns a Remote that uses client. One serves any number of caches. It does not dial.
+func New(client *redisconn.Client) *Remote {
+	_, cluster := client.Redis().(*redis.ClusterClient)
+	return &Remote{client: client, cluster: cluster}
+}
+
+// idSize is the length of a lease and of a record's ID.
+const idSize = 16
+
+func recordKey(space, key string) string { return "cache:{" + space + ":" + key + "}" }
+func leaseKey(space, key string) string  { return recordKey(space, key) + ":lease" }
+func tokenKey(space, key string) string  { return recordKey(space, key) + ":token" }
+func clockKey(space string) string       { return "cache:{" + space + "}" }
+func busChannel(space string) string     { return clockKey(space) + ":bus" }
+
+// Get reads records in one round trip; those that a lease is asked for, each with a script.
+func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cache.Record, error) {
+	records := make([]cache.Record, len(asks))
+	cmds := make([]redis.Cmder, 0, 2*len(asks))
+	err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
+		for _, a := range asks {
+			key := recordKey(space, a.Key)
+			if a.Lease == "" {
+				// What is left of the record is asked first: should it be replaced in between, the new one looks older than
+				// it is, and not the old one younger.
+				cmds = append(cmds, p.PTTL(ctx, key), p.Get(ctx, key))
+				continue
+			}
+			keys := []string{key, leaseKey(space, a.Key), tokenKey(space, a.Key)}
+			cmds = append(cmds, lease.Queue(ctx, p, keys, a.Lease, milliseconds(a.Hold), a.Instead))
+		}
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, err
+	}
+	next := func() redis.Cmder {
+		cmd := cmds[0]
+		cmds = cmds[1:]
+		return cmd
+	}
+	for i, a := range asks {
+		if a.Lease == "" {
+			left, err := next().(*redis.DurationCmd).Result()
+			if err != nil {
+				return nil, err
+			}
+			data, err := next().(*redis.StringCmd).Bytes()
+			if err != nil && err != redis.Nil {
+				return nil, err
+			}
+			records[i] = record(data, left)
+			continue
+		}
+		answer, err := next().(*redis.Cmd).Slice()
+		if err != nil {
+			return nil, err
+		}
+		if len(answer) != 4 {
+			return nil, fmt.Errorf("rediscache: the lease script answered %v", answer)
+		}
+		data, _ := answer[0].(string)
+		left, _ := answer[1].(int64)
+		leased, _ := answer[2].(int64)
+		token, _ := answer[3].(string)
+		records[i] = record([]byte(data), time.Duration(left)*time.Millisecond)
+		records[i].Leased, records[i].Token = leased == 1, token
+	}
+	return records, nil
+}
+
+func record(data []byte, left time.Duration) cache.Record {
+	if len(data) < idSize || left <= 0 { // not ours: a record without an end was never made
+		return cache.Record{}
+	}
+	return cache.Record{ID: string(data[:idSize]), Data: data[idSize:], Left: left}
+}
+
+// Put stores each fill with a script, all in one round trip.
+func (r *Remote) Put(ctx context.Context, space string, fills []cache.Fill) ([]bool, error) {
+	cmds := make([]*redis.Cmd, len(fills))
+	err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
+		for i, f := range fills {
+			data := ""
+			if f.Data != nil {
+				data = f.Lease + string(f.Data)
+			}
+			keys := []string{recordKey(space, f.Key), leaseKey(space, f.Key)}
+			cmds[i] = fill.Queue(ctx, p, keys, f.Lease, data, milliseconds(f.TTL))
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	stored := make([]bool, len(fills))
+	for i, cmd := range cmds {
+		n, err := cmd.Int64()
+		if err != nil {
+			return nil, err
+		}
+		stored[i] = n == 1
+	}
+	return stored, nil
+}
+
+// Invalidate deletes the keys, advances the clock and publishes.
+func (r *Remote) Invalidate(ctx context.Context, space string, inv cache.Invalidation) (cache.Event, error) {
+	message := encode(inv)
+	ttl := milliseconds(inv.TokenTTL)
+	var cmd *redis.Cmd
+	if r.cluster {
+		var cmds []*redis.Cmd
+		err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
+			for _, key := range inv.Keys {
+				cmds = append(cmds, drop.Queue(ctx, p, dropKeys(space, key), inv.Token, ttl))
+			}
+		})
+		if err != nil {
+			return cache.Event{}, err
+		}
+		cmd = r.client.Run(ctx, publish, []string{clockKey(space)}, busChannel(space), message)
+	} else {
+		keys := []string{clockKey(space)}
+		for _, key := range inv.Keys {
+			keys = append(keys, dropKeys(space, key)...)
+		}
+		cmd = r.client.Run(ctx, invalidate, keys, busChannel(space), message, inv.Token, ttl)
+	}
+	ev, err := reading(cmd)
+	ev.Invalidation = inv
+	return ev, err
+}
+
+func dropKeys(space, key string) []string {
+	return []string{recordKey(space, key), leaseKey(space, key), tokenKey(space, key)}
+}
+
+// reading is a script's answer that reports the clock.
+func reading(cmd *redis.Cmd) (cache.Event, error) {
+	answer, err := cmd.Slice()
+	if err != nil {
+		return cache.Event{}, err
+	}
+	if len(answer) == 2 {
+		incarnation, _ := answer[0].(string)
+		n, ok := answer[1].(int64)
+		if ok && incarnation != "" {
+			return cache.Event{Connected: true, Incarnation: incarnation, N: uint64(n)}, nil
+		}
+	}
+	return cache.Event{}, fmt.Errorf("rediscache: a clock script answered %v", answer)
+}
+
+// milliseconds of a duration, at least 1: Redis takes no shorter.
+func milliseconds(d time.Duration) int64 { return max(d.Milliseconds(), 1) }
