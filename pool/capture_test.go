@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/fairlead/fairlead/internal/testenv"
 	"github.com/fairlead/fairlead/pool"
 	"github.com/fairlead/fairlead/pool/causal"
 )
@@ -165,15 +164,12 @@ func TestTokensAreAtOrPastTheCommit(t *testing.T) {
 // A position that no replica receives by itself is made reachable: here it lies in the log of a transaction that is open.
 func TestNudge(t *testing.T) {
 	// The WAL writer would flush it too, sooner or later: here later.
-	pg, err := testenv.StartPostgres(t.Context(), testenv.PostgresOptions{Replicas: 1, Settings: map[string]string{"wal_writer_delay": "10s"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pg.Close()
+	pg := shared(t)
 	name := database(t, pg)
 	db := open(t, pg, name, pool.Options{MaxConns: 4})
 	exec(t, db, "create table filler (v text)")
-	onReplicas(t, db, 1)
+	alter(t, db, "wal_writer_delay", "'10s'")
+	onReplicas(t, db, 2)
 	tx, err := db.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
