@@ -71,9 +71,15 @@ func (s *Session[T]) Rotate(ctx context.Context) error {
 	if err := s.use(ctx); err != nil {
 		return err
 	}
-	snap := s.current()
-	if snap == nil {
+	s.mu.Lock()
+	st, snap := s.state, s.snap
+	s.mu.Unlock()
+	switch st {
+	case none:
 		return nil
+	case active:
+	default:
+		return s.m.fail(st.refusal())
 	}
 	r := Record{Tag: snap.Tag, User: snap.User, Deadline: snap.Deadline}
 	return s.renew(ctx, r, snap.User)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/fairlead/fairlead/internal/testenv"
 	"github.com/fairlead/fairlead/scale/redisconn"
 	"github.com/fairlead/fairlead/session"
@@ -23,7 +25,14 @@ var (
 	})
 )
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run, single, cluster)) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{}) // it reports each refused connection
+	os.Exit(testenv.Main(m.Run, single, cluster))
+}
+
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // open returns a client that the test closes.
 func open(t *testing.T, url string) *redisconn.Client {
