@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -131,7 +132,7 @@ func (l *lines) String() string              { l.mu.Lock(); defer l.mu.Unlock();
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	host := "127.0.0.1"
-	if isLinux {
+	if runtime.GOOS == "linux" {
 		host = fmt.Sprintf("127.%d.%d.1", 1+os.Getpid()>>8&0x7f, os.Getpid()&0xff)
 	}
 	ln, err := net.Listen("tcp", host+":0")
@@ -154,6 +155,20 @@ func options(t *testing.T) cluster.Options {
 
 // launch starts a service without waiting for it.
 func launch(t *testing.T, o cluster.Options) *instance {
+	t.Helper()
+	return launchAs(t, o, "")
+}
+
+func launchAs(t *testing.T, o cluster.Options, behavior string) *instance {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return launchProgram(t, o, exe, behavior)
+}
+
+func launchProgram(t *testing.T, o cluster.Options, exe, behavior string) *instance {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cl")
 	if err != nil {
@@ -184,12 +199,10 @@ func launch(t *testing.T, o cluster.Options) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.behave(behavior)
 	s.cmd = exec.Command(exe)
-	s.cmd.Env = append(os.Environ(), "CLUSTER_TEST_SERVICE="+string(setup), "CLUSTER_TEST_BEHAVIOR="+s.file("behavior"),
+	// GORACE: else a process that is built with -race sleeps for a second at its end.
+	s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "CLUSTER_TEST_SERVICE="+string(setup), "CLUSTER_TEST_BEHAVIOR="+s.file("behavior"),
 		"CLUSTER_TEST_LISTENERS="+strings.Join(names, ","))
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.err
 	if err := s.cmd.Start(); err != nil {
@@ -226,19 +239,24 @@ func (s *instance) behave(as string) {
 	}
 }
 
+// eventually waits for something of a service that runs.
 func (s *instance) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(backstop); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatalf("never: %s", what)
-		}
+	poll(s.t, what, func() bool {
 		select {
 		case <-s.done:
-			if !ok() {
-				s.t.Fatalf("the service ended, and not: %s", what)
-			}
-			return
+			s.t.Fatalf("the service has ended, before: %s", what)
 		default:
+		}
+		return ok()
+	})
+}
+
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(backstop); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
 		}
 	}
 }
@@ -341,8 +359,18 @@ func (s *instance) metric(series string) float64 {
 	return -1
 }
 
+// stopped says whether a process has been halted by SIGSTOP.
+func stopped(pid int) bool {
+	if runtime.GOOS != "linux" {
+		out, _ := exec.Command("ps", "-o", "stat=", "-p", fmt.Sprint(pid)).Output()
+		return bytes.HasPrefix(out, []byte("T"))
+	}
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return strings.Contains(string(b), ") T ")
+}
+
 func gone(pid int) bool {
-	if isLinux {
+	if runtime.GOOS == "linux" {
 		// A zombie of another parent would still answer to kill.
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || strings.Contains(string(b), ") Z ")

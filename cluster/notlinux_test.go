@@ -1,5 +1,0 @@
-//go:build unix && !linux
-
-package cluster_test
-
-const isLinux = false
