@@ -1,0 +1,88 @@
+//go:build unix
+
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestTagged(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\n":         "[3] plain\n",
+		"no newline":      "[3] no newline\n",
+		"\r\n":            "[3] \n",
+		`{"a":1}` + "\n":  `{"slot":3,"a":1}` + "\n",
+		"{}\n":            `{"slot":3}` + "\n",
+		"{ }\n":           `{"slot":3}` + "\n",
+		"{not json}\n":    "[3] {not json}\n",
+		"{\n":             "[3] {\n",
+		`{"a":1} {"b":2}`: `[3] {"a":1} {"b":2}` + "\n",
+	} {
+		if got := string(tagged(3, []byte(in))); got != want {
+			t.Errorf("tagged(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// gate is a stream whose reader does not read until it is opened.
+type gate struct {
+	open chan struct{}
+	mu   sync.Mutex
+	b    bytes.Buffer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	<-g.open
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.b.Write(p)
+}
+
+func TestAReaderThatStandsStillBlocksNoWorkerAndIsTold(t *testing.T) {
+	g := &gate{open: make(chan struct{})}
+	o := newOutput(g)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.pump(0, r)
+	const lines = 3 * lineQueue
+	for i := range lines { // would block for ever if the pump did
+		fmt.Fprintf(w, "%d\n", i)
+	}
+	w.Close()
+	o.pumps.Wait()
+	close(g.open)
+	o.add([]byte("last\n")) // the queue moves again, or this one is dropped: either way what is missing is told of
+	o.close(time.Minute)
+	out := g.b.String()
+	whole := strings.Count(out, "\n")
+	if !strings.Contains(out, "lines of workers dropped") || whole < lineQueue || !strings.HasPrefix(out, "[0] 0\n") {
+		t.Errorf("%d lines, dropping told of: %v", whole, strings.Contains(out, "dropped"))
+	}
+}
+
+func TestLongLinesAreCutAndNotHeld(t *testing.T) {
+	var g gate
+	g.open = make(chan struct{})
+	close(g.open)
+	o := newOutput(&g)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.pump(1, r)
+	io.WriteString(w, strings.Repeat("x", maxLine+1)+"\n")
+	w.Close()
+	o.close(time.Minute)
+	if want := "[1] " + strings.Repeat("x", maxLine) + "\n[1] x\n"; g.b.String() != want {
+		t.Errorf("got %d bytes, want %d", g.b.Len(), len(want))
+	}
+}
