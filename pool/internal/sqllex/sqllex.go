@@ -66,7 +66,7 @@ func judge(sql string, inTx bool) Class {
 			case second == "":
 				second = t.text
 			}
-			if !readable[t.text] && banned[t.text] {
+			if banned[t.text] {
 				c.Read = false
 			}
 		case punct:
@@ -74,12 +74,18 @@ func judge(sql string, inTx bool) Class {
 				ended = first != "" || prev.kind != end
 				continue
 			}
+			if first == "" && t.text != "(" {
+				first = "?"
+			}
+			if t.text == "(" && (prev.kind == literal || prev.kind == punct && (prev.text == ")" || prev.text == "]")) {
+				c.Read = false // no expression that this lexer knows
+			}
 			if t.text == "(" && (prev.kind == word || prev.kind == quoted) {
 				qualified := prevPrev.kind == punct && prevPrev.text == "."
 				if why := refusedCall(prev); why != "" {
 					refuse(why)
 				}
-				if prev.kind == quoted || !mayPrecedeParen[prev.text] && (qualified || !pure[prev.text]) {
+				if prev.kind == quoted || qualified || !pure[prev.text] && !keyword(prev.text, prevPrev) {
 					c.Read = false
 				}
 			}
@@ -97,9 +103,6 @@ func judge(sql string, inTx bool) Class {
 	case "": // nothing but blanks and comments
 		c.Read = false
 	case "select", "values", "table", "with", "show":
-		if first == "show" && inTx {
-			break
-		}
 	case "explain":
 		c.Read = false
 	default:
@@ -110,6 +113,19 @@ func judge(sql string, inTx bool) Class {
 		refuse("it does not begin like a read")
 	}
 	return c
+}
+
+// keyword says that name, after the token before, stands before a parenthesis as a word of SQL's own and calls nothing.
+func keyword(name string, before token) bool {
+	switch name {
+	case "over", "filter":
+		return before.kind == punct && before.text == ")"
+	case "by":
+		return before.kind == word && (before.text == "group" || before.text == "order" || before.text == "partition")
+	case "materialized":
+		return before.kind == word && (before.text == "as" || before.text == "not")
+	}
+	return reserved[name]
 }
 
 func allowedInTx(first, second string) bool {
@@ -155,15 +171,13 @@ var (
 	// substring(), which is then unproven too); INTO makes a table.
 	banned = set(`into for insert update delete merge truncate create alter drop grant revoke lock copy call do execute
 		prepare deallocate vacuum analyze cluster reindex refresh notify listen unlisten set reset discard begin start commit
-		end_transaction rollback savepoint release declare fetch move close comment security import checkpoint load reassign`)
-	readable = set(`end`)
+		rollback savepoint release declare fetch move close comment security import checkpoint load reassign`)
 
-	// mayPrecedeParen are words that stand before a parenthesis without being a call.
-	mayPrecedeParen = set(`select from where and or not in exists any all some on using as by having values over filter
-		when then else case union intersect except distinct limit offset join lateral is between like ilike similar array row
-		with recursive materialized with_ordinality group order partition within rollup cube sets grouping cast
-		coalesce nullif greatest least extract position trim
-		numeric decimal varchar char character varying bit float timestamp timestamptz time timetz interval`)
+	// reserved are the words before a parenthesis that PostgreSQL lets no function have as its name.
+	reserved = set(`select from where and or not in exists any all some on using as having values when then else case union
+		intersect except distinct limit offset lateral between array row with group order cast
+		coalesce nullif greatest least extract position trim grouping
+		numeric decimal dec varchar char character bit float timestamp time interval`)
 
 	// pure are functions of pg_catalog that PostgreSQL 15 declares immutable or stable (every overload), or aggregates and
 	// window functions over such.
@@ -190,6 +204,7 @@ var (
 		json_to_record jsonb_to_record json_to_recordset jsonb_to_recordset
 		to_tsvector to_tsquery plainto_tsquery phraseto_tsquery websearch_to_tsquery ts_rank ts_rank_cd ts_headline setweight
 		num_nulls num_nonnulls isempty lower_inc upper_inc range_merge host masklen network
+		timestamptz timetz
 		pg_is_in_recovery pg_column_size pg_size_pretty pg_get_expr format_type obj_description col_description
 		pg_table_is_visible has_table_privilege to_regclass to_regtype`)
 )
