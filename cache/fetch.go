@@ -380,7 +380,7 @@ func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 		case r.err == nil && !r.absent:
 			e := c.newEntry(cl)
 			e.value, e.token, e.birth, e.loaded = r.value, at, cl.link.at, l.start
-			ttl := c.options.TTL - rand.N(c.options.TTL/10+1)
+			ttl := (c.options.TTL - rand.N(c.options.TTL/10+1)).Truncate(time.Millisecond) // as an envelope has it
 			kept := ttl + max(c.options.StaleWhileRevalidate, c.options.StaleIfError)
 			e.fresh = l.start + int64(ttl)
 			e.revalidate = e.fresh + int64(c.options.StaleWhileRevalidate)

@@ -180,7 +180,7 @@ func (s *shared) forget(reading string) bool {
 var errNoAnswer = errors.New("cache: the shared tier does not answer")
 
 const (
-	// After so many failures in a row the remote is left alone, but for one call in a while.
+	// After so many failures in a row the remote is left alone, but for one call at a time, so long after the last.
 	toleratedFailures = 3
 	probeEvery        = 100 * time.Millisecond
 )
@@ -189,7 +189,7 @@ const (
 func (s *shared) call(ctx context.Context, limit time.Duration, ask func(context.Context) error) error {
 	if s.failures.Load() >= toleratedFailures {
 		now, next := s.clock.now(), s.probe.Load()
-		if now < next || !s.probe.CompareAndSwap(next, now+int64(probeEvery)) {
+		if now < next || !s.probe.CompareAndSwap(next, now+int64(limit+probeEvery)) {
 			return errNoAnswer
 		}
 	}
@@ -202,6 +202,7 @@ func (s *shared) call(ctx context.Context, limit time.Duration, ask func(context
 	case ctx.Err() != nil: // says nothing of the remote
 	default:
 		s.counters.remoteErrors.Add(1)
+		s.probe.Store(s.clock.now() + int64(probeEvery))
 		if s.failures.Add(1) == toleratedFailures {
 			s.warn(0, "cache: the shared tier does not answer", err)
 		}
