@@ -97,7 +97,7 @@ func (p *Pool) primary(ctx context.Context, a *attempts) (lease, error) {
 		}
 		c, err := e.node.acquire(ctx, e.pool)
 		if err == nil {
-			if p.leader.Load() != e && p.superseded(e) {
+			if p.superseded(e) {
 				c.Release() // a newer timeline was seen meanwhile
 				continue
 			}
@@ -126,10 +126,14 @@ func (p *Pool) primary(ctx context.Context, a *attempts) (lease, error) {
 	}
 }
 
+// superseded says that something newer than e has been seen, so nothing may be started in it.
 func (p *Pool) superseded(e *epoch) bool {
+	if p.leader.Load() == e {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.topo.current != e
+	return p.topo.current != e || p.topo.timeline > e.timeline
 }
 
 func (p *Pool) awaitLeader(ctx context.Context, a *attempts) (*epoch, error) {

@@ -320,6 +320,25 @@ func TestRestarts(t *testing.T) {
 		}
 	}
 	onReplicas(t, db, 2)
+	defer pg.Replicas[0].Thaw()
+	if err := pg.Replicas[0].Freeze(); err != nil { // reads that wait there have no deadline of their own
+		t.Fatal(err)
+	}
+	eventually(t, "the frozen replica is found out", func() error {
+		down := 0
+		for _, n := range db.Stats().Nodes {
+			if n.State == "down" && n.InUse == 0 {
+				down++
+			}
+		}
+		return enough(down, 1)
+	})
+	reads := l.reads.Load()
+	eventually(t, "reads go on", func() error { return enough(int(l.reads.Load()-reads), 200) })
+	if err := pg.Replicas[0].Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	onReplicas(t, db, 2)
 	if err := pg.Primary.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ type node struct {
 	behind lsn.Position  // a read wanted this and did not get it
 	reader *readerPool   // while it is a replica
 	reason error         // why it is down, or not used
+	down   time.Time     // since when, if it is down
 	moved  chan struct{} // closed when pos has grown
 	follow int           // reads waiting for pos to grow
 }
@@ -224,8 +225,10 @@ func (n *node) advanceLocked(l uint64) {
 	if n.behind != (lsn.Position{}) && n.seen.pos.Reaches(n.behind) {
 		n.behind = lsn.Position{}
 	}
-	close(n.moved)
-	n.moved = make(chan struct{})
+	if n.follow > 0 {
+		close(n.moved)
+		n.moved = make(chan struct{})
+	}
 }
 
 // position returns how far the run id of the server is known to have come.

@@ -25,6 +25,7 @@ type read struct {
 	tried    []*node // failed or fell short; not asked again
 	short    []*node // said in band that they are behind, so they are worth a wait
 	waited   bool
+	settled  bool // was waited for
 	attempts int
 }
 
@@ -74,6 +75,10 @@ func (r *read) next() (target, error) {
 			}
 		}
 		if r.opt.RequireReplica {
+			if !d.settled && !r.settled {
+				r.settle()
+				continue
+			}
 			return target{}, r.stale("no replica qualifies")
 		}
 		e := p.leader.Load()
@@ -100,6 +105,14 @@ func (r *read) next() (target, error) {
 		}
 		r.tried = r.tried[:0]
 	}
+}
+
+// settle waits until the positions of the scope's writes are known, for ReadOptions.WaitUpTo at most.
+func (r *read) settle() {
+	r.settled = true
+	ctx, cancel := context.WithTimeout(r.ctx, max(r.opt.WaitUpTo, 0))
+	defer cancel()
+	r.scope.Written(ctx)
 }
 
 func (r *read) stale(why string) error {
@@ -361,6 +374,10 @@ func (r *read) primary(e *epoch, d demand) (target, error) {
 		return target{}, err
 	}
 	t.lease = newLease(e.node, e, c)
+	if p.superseded(e) {
+		t.end()
+		return target{}, fmt.Errorf("%w: %s", errMoved, e.node.name)
+	}
 	return t, nil
 }
 

@@ -57,7 +57,7 @@ func (p *Pool) observe(n *node, o observation) {
 	} else {
 		n.fresh, n.behind = time.Time{}, lsn.Position{}
 	}
-	n.up, n.reason = true, nil
+	n.up, n.reason, n.down = true, nil, time.Time{}
 	if o.primary {
 		n.seen, n.fresh = o, o.at
 	} else {
@@ -95,6 +95,9 @@ func (p *Pool) lostLocked(n *node, why error) {
 	n.mu.Lock()
 	wasUp, first := n.up, n.reason == nil
 	n.up, n.reason = false, why
+	if n.down.IsZero() {
+		n.down = time.Now()
+	}
 	n.mu.Unlock()
 	if wasUp || first {
 		p.opt.log.Warn("server is down", "node", n.name, "error", why)
@@ -258,6 +261,7 @@ func (p *Pool) tendReadersLocked() {
 	for _, n := range p.nodes {
 		n.mu.Lock()
 		wanted := n.up && !n.seen.primary
+		gone := !n.up && time.Since(n.down) >= grace // for a shorter absence the connections are kept
 		switch {
 		case wanted && n.reader == nil:
 			r := &readerPool{socks: new(sockets)}
@@ -274,10 +278,13 @@ func (p *Pool) tendReadersLocked() {
 			} else {
 				n.reader = r
 			}
-		case !wanted && n.reader != nil:
+		case (gone || n.up && n.seen.primary) && n.reader != nil:
 			r := n.reader
 			n.reader = nil
 			p.tasks.Go(func() {
+				if gone {
+					r.socks.cutAll() // who waits there has waited long enough
+				}
 				cut := time.AfterFunc(grace, r.socks.cutAll)
 				defer cut.Stop()
 				r.Close()
