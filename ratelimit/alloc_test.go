@@ -50,10 +50,10 @@ func TestAMillionKeysFitInMemory(t *testing.T) {
 		store.take(Ask{Name: "n", Key: fmt.Sprint(i), Cost: 1, Rules: rules})
 	}
 	after := heap()
-	if n := store.Len(); n < 900_000 {
+	if n := store.len(); n < 900_000 {
 		t.Fatalf("%d keys held", n)
 	}
-	each := float64(after-before) / float64(store.Len())
+	each := float64(after-before) / float64(store.len())
 	t.Logf("%.0f bytes a key", each)
 	if each > 130 {
 		t.Errorf("%.0f bytes a key: want at most 130", each)

@@ -66,6 +66,11 @@ func TestLimitsAreImmutable(t *testing.T) {
 	if got := base.String() + "; " + a.String() + "; " + b.String(); got != "10 per 1s; 10 per 1s and 20 per 1s; 10 per 1s and 30 per 1s" {
 		t.Errorf("got %s", got)
 	}
+	long := base.And(a).And(base).And(base) // of a length at which append would have room
+	c, d := long.And(PerSecond(20)), long.And(PerSecond(30))
+	if c.String() == d.String() {
+		t.Errorf("two limits made of one share their end: %v", c)
+	}
 	a.Rules()[0].Burst = 1
 	if got := a.Rules()[0].Burst; got != 10 {
 		t.Errorf("a caller changed a limit's burst to %d", got)

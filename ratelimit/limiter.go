@@ -202,9 +202,6 @@ func (l *Limiter) rulesFor(ctx context.Context, key string) ([]Rule, error) {
 	return limit.rules, nil
 }
 
-// Name returns the limiter's name.
-func (l *Limiter) Name() string { return l.name }
-
 // Close makes every later call, and every Wait that still waits, return ErrClosed. It leaves the store open. It is safe to call
 // more than once.
 func (l *Limiter) Close() error {

@@ -82,8 +82,8 @@ func (m *Memory) Take(_ context.Context, ask Ask) (Decision, error) {
 	return m.take(ask), nil
 }
 
-// Len returns how many rates are held, drained ones included.
-func (m *Memory) Len() int {
+// len is how many rates are held, drained ones included.
+func (m *Memory) len() int {
 	n := 0
 	for i := range m.shards {
 		s := &m.shards[i]

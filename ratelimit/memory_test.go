@@ -177,7 +177,7 @@ func TestAFloodOfKeysIsBounded(t *testing.T) {
 			if d := store.take(victim); d.Allowed {
 				t.Fatalf("after %d made-up keys the victim's limit was forgotten: %+v", i, d)
 			}
-			if n := store.Len(); n > keys {
+			if n := store.len(); n > keys {
 				t.Fatalf("%d keys held: want at most %d", n, keys)
 			}
 		}
@@ -194,7 +194,7 @@ func TestIdleKeysGoAway(t *testing.T) {
 		for i := range 100_000 {
 			store.take(Ask{Name: "n", Key: fmt.Sprint(i), Cost: 1, Rules: PerSecond(10).rules})
 		}
-		if n := store.Len(); n != 100_000 {
+		if n := store.len(); n != 100_000 {
 			t.Fatalf("%d keys held: want all of 100000, none has drained", n)
 		}
 		used := Ask{Name: "n", Key: "used", Cost: 7, Rules: Per(10, time.Hour).rules}
@@ -207,7 +207,7 @@ func TestIdleKeysGoAway(t *testing.T) {
 		for range 130_000 / sweepCells * sweepEvery {
 			store.take(Ask{Name: "n", Key: fmt.Sprint(rand.IntN(1000)), Cost: 1, Rules: PerSecond(10).rules})
 		}
-		if n := store.Len(); n > 3000 {
+		if n := store.len(); n > 3000 {
 			t.Errorf("%d keys held: want about the thousand in use", n)
 		}
 		if store.evicted() != 0 {
@@ -231,7 +231,7 @@ func TestSmallMemoryStillHoldsJoinedLimits(t *testing.T) {
 			t.Errorf("take %d: got %+v", i, d)
 		}
 	}
-	if n := store.Len(); n > 64*2 {
+	if n := store.len(); n > 64*2 {
 		t.Errorf("%d rates held", n)
 	}
 }

@@ -31,7 +31,8 @@ type remote struct {
 	start   time.Time
 	refused [rememberSlots]atomic.Pointer[refusal]
 
-	streak   atomic.Int64 // failures since the last answer
+	streak   atomic.Int64 // failures since the last answer; those that were under way together are one
+	failedAt atomic.Int64 // when the last of them was counted, nanoseconds since start
 	retryAt  atomic.Int64 // while there are any: nobody tries the store before, nanoseconds since start
 	probing  atomic.Bool  // and one at a time
 	lastWarn atomic.Int64
@@ -97,7 +98,7 @@ func (r *remote) take(ctx context.Context, ask Ask) (Decision, []Rule, error) {
 		if ctx.Err() != nil {
 			return Decision{}, ask.Rules, ctx.Err() // the caller went; it says nothing of the store
 		}
-		r.failed(err)
+		r.failed(sent, err)
 		return r.without(ask, err)
 	}
 	if r.down() && r.streak.Swap(0) > 0 {
@@ -143,13 +144,15 @@ func (r *remote) without(ask Ask, err error) (Decision, []Rule, error) {
 	return r.fallback.take(ask), rules, nil
 }
 
-func (r *remote) failed(err error) {
+func (r *remote) failed(sent time.Duration, err error) {
 	r.l.counts.failures.Add(1)
 	now := int64(time.Since(r.start))
-	// One failure may be bad luck, so the next request tries again at once. Of those that fail together each counts, and a store
-	// that is gone is soon left alone but for a try each half second.
-	if n := r.streak.Add(1); n > 1 {
-		r.retryAt.Store(now + int64(min(pauseFirst<<min(n-2, 8), pauseMost)))
+	// One failure may be bad luck, so the next request tries again at once, also when many met it together. A store that goes on
+	// failing is left alone but for a try each half second.
+	if last := r.failedAt.Load(); int64(sent) >= last && r.failedAt.CompareAndSwap(last, now) {
+		if n := r.streak.Add(1); n > 1 {
+			r.retryAt.Store(now + int64(min(pauseFirst<<min(n-2, 8), pauseMost)))
+		}
 	}
 	if last := r.lastWarn.Load(); (last == 0 || now-last > int64(warnEvery)) && r.lastWarn.CompareAndSwap(last, max(now, 1)) {
 		r.l.logger.Warn("ratelimit: the store failed", slog.String("limiter", r.l.name),

@@ -174,6 +174,32 @@ func TestOneFailureIsForgivenAtOnce(t *testing.T) {
 	})
 }
 
+// A store that stalls for a moment fails all requests under way, and that is one failure.
+func TestFailuresTogetherAreOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFar()
+		l := mustNew(t, "x", Per(400, time.Hour), Options{Store: store, Processes: 4, Logger: quiet()})
+		store.frozen.Store(true)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				if d, err := l.Take(t.Context(), "k", 1); err != nil || d.Limit != 100 {
+					t.Errorf("got %+v, %v; want the share", d, err)
+				}
+			})
+			time.Sleep(100 * time.Microsecond)
+		}
+		wg.Wait()
+		store.frozen.Store(false)
+		if d, err := l.Take(t.Context(), "k", 1); err != nil || d.Limit != 400 {
+			t.Errorf("the next request: got %+v, %v; want the store's decision", d, err)
+		}
+		if s := l.Stats(); s.Failures != 100 || s.Down {
+			t.Errorf("stats %+v", s)
+		}
+	})
+}
+
 func TestOnlyOneRequestTriesAStoreThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFar()

@@ -50,7 +50,7 @@ func (l *Limiter) Stats() Stats {
 		m = l.remote.fallback
 	}
 	if m != nil {
-		s.Keys, s.Evicted = m.Len(), m.evicted()
+		s.Keys, s.Evicted = m.len(), m.evicted()
 	}
 	return s
 }

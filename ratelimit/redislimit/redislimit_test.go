@@ -49,6 +49,11 @@ func connect(t testing.TB, url string) *redisconn.Client {
 	return c
 }
 
+// limiterName is the test's, as far as it makes a name.
+func limiterName(t testing.TB) string {
+	return strings.ReplaceAll(t.Name()[:min(len(t.Name()), 60)], "/", ".")
+}
+
 // limiter has a time budget that no stalled machine exceeds and no fallback, so that only Redis decides.
 func limiter(t testing.TB, c *redisconn.Client, limit ratelimit.Limit, change ...func(*ratelimit.Options)) *ratelimit.Limiter {
 	t.Helper()
@@ -56,14 +61,7 @@ func limiter(t testing.TB, c *redisconn.Client, limit ratelimit.Limit, change ..
 	for _, f := range change {
 		f(&o)
 	}
-	name := t.Name()
-	name = strings.Map(func(r rune) rune {
-		if r == '/' {
-			return '.'
-		}
-		return r
-	}, name[:min(len(name), 60)])
-	l, err := ratelimit.New(name, limit, o)
+	l, err := ratelimit.New(limiterName(t), limit, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +189,7 @@ func TestKeysExpireWhenDrained(t *testing.T) {
 	if _, err := l.Take(ctx, "k", 3); err != nil {
 		t.Fatal(err)
 	}
-	key := redisKey(l.Name(), "k")
+	key := redisKey(limiterName(t), "k")
 	ttl, err := c.Redis().PTTL(ctx, key).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +223,7 @@ func TestStoredTimeAheadIsCut(t *testing.T) {
 		"level a million permits":          {0, 20_000_000_000},
 		"both":                             {3_600_000_000, 20_000_000_000},
 	} {
-		if err := c.Redis().Eval(ctx, pack, []string{redisKey(l.Name(), name)}, state[0], state[1]).Err(); err != nil {
+		if err := c.Redis().Eval(ctx, pack, []string{redisKey(limiterName(t), name)}, state[0], state[1]).Err(); err != nil {
 			t.Fatal(err)
 		}
 		d, err := l.Take(ctx, name, 10)
@@ -281,7 +279,7 @@ func TestErrorsOfTheStore(t *testing.T) {
 	ctx := t.Context()
 	c := connect(t, server(t).URL())
 	l := limiter(t, c, ratelimit.PerSecond(50))
-	if err := c.Redis().LPush(ctx, redisKey(l.Name(), "k"), "not a string").Err(); err != nil {
+	if err := c.Redis().LPush(ctx, redisKey(limiterName(t), "k"), "not a string").Err(); err != nil {
 		t.Fatal(err)
 	}
 	d, err := l.Take(ctx, "k", 1)
