@@ -47,7 +47,7 @@ func TestExportedNamesAreDocumented(t *testing.T) {
 			parsed = append(parsed, f)
 		}
 		for _, missing := range undocumented(t, fset, parsed) {
-			t.Errorf("%s: %s has no comment", dir, missing)
+			t.Errorf("%s: missing in a comment: %s", dir, missing)
 		}
 		checked++
 	}
@@ -66,6 +66,12 @@ func (T) M() {}
 func (t T) Close() error { return nil }
 
 func (t T) Error() string { return "" } // everybody knows it
+
+// This is what it does.
+func G() {}
+
+// The H is fine.
+func H() {}
 
 type hidden struct{}
 
@@ -105,13 +111,13 @@ var (
 		t.Fatal(err)
 	}
 	got := undocumented(t, fset, []*ast.File{file})
-	want := []string{"A", "ErrE", "F", "Options.Min", "T", "T.Close", "T.M", "package p"}
+	want := []string{"A", "ErrE", "F", "G as the first word", "Options.Min", "T", "T.Close", "T.M", "package p"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 
-// undocumented returns the exported names of a package that have no comment, sorted.
+// undocumented returns the exported names of a package that have no comment, or one that does not start with the name.
 func undocumented(t *testing.T, fset *token.FileSet, files []*ast.File) []string {
 	t.Helper()
 	// All declarations, since with exported ones only the package would not say which methods are hidden.
@@ -125,11 +131,19 @@ func undocumented(t *testing.T, fset *token.FileSet, files []*ast.File) []string
 			missing = append(missing, strings.Join(name, "."))
 		}
 	}
-	funcs := func(of string, list []*doc.Func) {
+	// Tools show the first sentence by itself.
+	needNamed := func(comment string, name ...string) {
+		need(comment, name...)
+		last := name[len(name)-1]
+		if comment != "" && !regexp.MustCompile(`^((A|An|The) )?`+last+`\b`).MatchString(comment) {
+			missing = append(missing, strings.Join(name, ".")+" as the first word")
+		}
+	}
+	funcs := func(list []*doc.Func, of ...string) {
 		for _, f := range list {
 			known := f.Recv != "" && (f.Name == "Error" || f.Name == "Unwrap" || f.Name == "String")
 			if ast.IsExported(f.Name) && f.Level == 0 && !known {
-				need(f.Doc, strings.TrimPrefix(of+"."+f.Name, "."))
+				needNamed(f.Doc, append(of, f.Name)...)
 			}
 		}
 	}
@@ -146,18 +160,18 @@ func undocumented(t *testing.T, fset *token.FileSet, files []*ast.File) []string
 		}
 	}
 	need(pkg.Doc, "package "+pkg.Name)
-	funcs("", pkg.Funcs)
+	funcs(pkg.Funcs)
 	values(pkg.Consts)
 	values(pkg.Vars)
 	for _, typ := range pkg.Types {
 		values(typ.Consts)
 		values(typ.Vars)
-		funcs("", typ.Funcs)
+		funcs(typ.Funcs)
 		if !ast.IsExported(typ.Name) {
 			continue
 		}
-		need(typ.Doc, typ.Name)
-		funcs(typ.Name, typ.Methods)
+		needNamed(typ.Doc, typ.Name)
+		funcs(typ.Methods, typ.Name)
 		if !strings.HasSuffix(typ.Name, "Options") {
 			continue
 		}
