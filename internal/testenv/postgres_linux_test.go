@@ -90,25 +90,40 @@ func TestReplication(t *testing.T) {
 	}
 }
 
-// WaitReplayed has a target that replicas reach, whatever is open or not flushed.
+// WaitReplayed waits for all that is committed, flushed or not, and its target is
+// one that replicas reach, whatever transactions are open.
 func TestWaitReplayed(t *testing.T) {
 	pg, err := sharedPostgres.Get()
 	must(t, err)
-	write, read := tables(t, pg)
 	ctx := t.Context()
-	open, err := pgx.Connect(ctx, pg.Primary.URL("postgres"))
+	db, err := pg.CreateDatabase(ctx)
 	must(t, err)
-	defer open.Close(context.Background())
-	for i, query := range []string{"create table if not exists flushes (i int)", "set synchronous_commit = off", "begin", "insert into flushes values (1)"} {
-		_, err := open.Exec(ctx, query)
+	connect := func(n *Node) *pgx.Conn {
+		t.Helper()
+		conn, err := pgx.Connect(ctx, n.URL(db))
 		must(t, err)
-		write(pg.Primary, i)
-		for _, n := range pg.Replicas {
-			must(t, n.WaitReplayed(ctx))
-		}
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		return conn
 	}
-	for _, n := range pg.Replicas {
-		expect(t, n.Name(), read(n), "0,1,2,3")
+	writer, open := connect(pg.Primary), connect(pg.Primary)
+	readers := []*pgx.Conn{connect(pg.Replicas[0]), connect(pg.Replicas[1])}
+	_, err = writer.Exec(ctx, "create table numbers (i int); set synchronous_commit = off", pgx.QueryExecModeSimpleProtocol)
+	must(t, err)
+	_, err = open.Exec(ctx, "begin; create table unfinished (i int)", pgx.QueryExecModeSimpleProtocol)
+	must(t, err)
+	for i := range 20 {
+		_, err = open.Exec(ctx, "insert into unfinished values (1)")
+		must(t, err)
+		_, err := writer.Exec(ctx, "insert into numbers values ($1)", i)
+		must(t, err)
+		for j, n := range pg.Replicas {
+			must(t, n.WaitReplayed(ctx))
+			var got int
+			must(t, readers[j].QueryRow(ctx, "select count(*) from numbers").Scan(&got))
+			if got != i+1 {
+				t.Fatalf("%s has %d rows, want %d", n.Name(), got, i+1)
+			}
+		}
 	}
 }
 
@@ -180,6 +195,11 @@ func TestPauseReplay(t *testing.T) {
 	db, err := pg.CreateDatabase(ctx) // does not wait for the paused one
 	must(t, err)
 	expect(t, "the paused replica", read(a), "1")
+	brief, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if err := a.WaitReplayed(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("WaitReplayed while paused: %v", err)
+	}
 	there, err := get[bool](ctx, a, "select exists (select from pg_database where datname = $1)", db)
 	must(t, err)
 	if there {

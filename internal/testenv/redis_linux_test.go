@@ -117,6 +117,7 @@ func TestRedisAfterClose(t *testing.T) {
 }
 
 func TestRedisCluster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	ctx := t.Context()
 	c, err := StartRedisCluster(ctx, RedisOptions{Settings: map[string]string{"cluster-node-timeout": "1000"}})
 	must(t, err)

@@ -70,12 +70,8 @@ func (n *Node) Promote(ctx context.Context) error {
 		return err
 	}
 	n.stateMu.Lock()
-	n.left, n.upstream = n.upstream, nil
-	err := n.writeSettings() // a restart finds a primary
+	n.left, n.upstream = n.upstream, nil // Start makes a primary of it
 	n.stateMu.Unlock()
-	if err != nil {
-		return fmt.Errorf("testenv: %s: %w", n.name, err)
-	}
 	n.pg.mu.Lock()
 	n.pg.leader = n
 	n.pg.mu.Unlock()
