@@ -22,7 +22,7 @@ type Cache[K comparable, V any] struct {
 	load        func(context.Context, K) (V, error)
 	options     Options[K, V]
 	schema      uint64
-	clock       clock
+	clock       *clock
 	loadTimeout error
 
 	memory   memory[K, V]
@@ -60,7 +60,6 @@ func New[K comparable, V any](name string, load func(context.Context, K) (V, err
 	c := &Cache[K, V]{
 		name: name, load: load, options: o, memory: m,
 		schema: schemaOf(o.Schema, reflect.TypeFor[V]()),
-		clock:  clock{time.Now()},
 		fences: newFences(o.MaxEntries),
 		loadTimeout: fmt.Errorf("cache %s: the load took longer than Options.LoadTimeout = %v: %w",
 			name, o.LoadTimeout, context.DeadlineExceeded),
@@ -71,6 +70,7 @@ func New[K comparable, V any](name string, load func(context.Context, K) (V, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
+	c.clock = &clock{base: time.Now(), ctx: ctx}
 	if o.Remote != nil {
 		s := newShared(o.Remote, name, o.RemoteTimeout)
 		s.clock, s.log, s.counters, s.ctx, s.wg, s.evict = c.clock, o.Logger, &c.counters, ctx, &c.wg, c.evict
@@ -97,7 +97,8 @@ func (c *Cache[K, V]) Close() error {
 		sh.mu.Unlock()
 	}
 	if c.shared != nil {
-		c.shared.pending.mu.Lock() // a sender that is being started counts in wg by now
+		//lint:ignore SA2001 whoever got it earlier was starting a sender, which counts in wg by now
+		c.shared.pending.mu.Lock()
 		c.shared.pending.mu.Unlock()
 	}
 	done := make(chan struct{})
@@ -221,7 +222,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K) outcome[V] {
 	scope := causal.From(ctx)
 	n := c.needs(scope, ctx)
 	if e := c.memory.get(key); e != nil && !e.nameless() {
-		switch c.judge(e, n, c.clock.now()) {
+		switch c.judge(e, n, c.clock.hit()) {
 		case fresh:
 			c.counters.hits[e.part].n.Add(1)
 			if scope != nil {
@@ -405,7 +406,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 		}
 		asked[key] = struct{}{}
 		if e := c.memory.get(key); e != nil {
-			switch c.judge(e, n, c.clock.now()) {
+			switch c.judge(e, n, c.clock.hit()) {
 			case fresh:
 				take(key, outcome[V]{entry: e})
 				continue

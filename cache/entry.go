@@ -2,7 +2,6 @@ package cache
 
 import (
 	"strings"
-	"time"
 
 	"github.com/fairlead/fairlead/pool/causal"
 )
@@ -62,8 +61,3 @@ func without(token string, drop func(tag string) bool) string {
 	}
 	return strings.Join(kept, ",")
 }
-
-// clock counts nanoseconds since the cache was made, monotonic.
-type clock struct{ base time.Time }
-
-func (c clock) now() int64 { return int64(time.Since(c.base)) }

@@ -23,9 +23,10 @@ const clockTag = "cache:"
 type shared struct {
 	remote       Remote
 	space        string
+	tag          string // of the clock in causal scopes
 	from         string // this cache among the senders of invalidations
 	timeout      time.Duration
-	clock        clock
+	clock        *clock
 	log          *slog.Logger
 	counters     *counters
 	evict        func(name, token string)
@@ -53,7 +54,7 @@ type link struct {
 }
 
 func newShared(remote Remote, space string, timeout time.Duration) *shared {
-	s := &shared{remote: remote, space: space, timeout: timeout, from: newID(), own: make(map[string]struct{})}
+	s := &shared{remote: remote, space: space, tag: clockTag + space, timeout: timeout, from: newID(), own: make(map[string]struct{})}
 	s.link.Store(new(link))
 	s.known.Store(new(string))
 	return s
@@ -75,7 +76,7 @@ func readingOf(incarnation string, n uint64) string {
 	return incarnation + "." + hex.EncodeToString(b[:])
 }
 
-func (s *shared) domain(scope *causal.Scope) causal.Domain { return scope.Domain(clockTag + s.space) }
+func (s *shared) domain(scope *causal.Scope) causal.Domain { return scope.Domain(s.tag) }
 
 // raise notes that the clock has come this far.
 func (s *shared) raise(reading string) {

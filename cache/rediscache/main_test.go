@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/redis/go-redis/v9/logging"
+
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/cache/cachetest"
 	"github.com/fairlead/fairlead/cache/rediscache"
@@ -16,7 +18,10 @@ var server = testenv.Share(func(ctx context.Context) (*testenv.Redis, error) {
 	return testenv.StartRedis(ctx, testenv.RedisOptions{})
 })
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run, server)) }
+func TestMain(m *testing.M) {
+	logging.Disable() // go-redis reports each failed dial
+	os.Exit(testenv.Main(m.Run, server))
+}
 
 func redisServer(t *testing.T) *testenv.Redis {
 	t.Helper()
