@@ -18,11 +18,24 @@ type lease struct {
 	node  *node
 	epoch *epoch // nil on a replica
 	state *connState
+	mark  int64 // what had been written to the connection before
 }
 
 func newLease(n *node, e *epoch, c *pgxpool.Conn) lease {
 	n.inUse.Add(1)
-	return lease{c, n, e, stateOf(c.Conn().PgConn())}
+	l := lease{conn: c, node: n, epoch: e, state: stateOf(c.Conn().PgConn())}
+	if l.state.sock != nil {
+		l.mark = l.state.sock.written.Load()
+	}
+	return l
+}
+
+// unsent marks the error of a connection that was lost before anything was written to it.
+func (l *lease) unsent(err error) error {
+	if err == nil || !l.conn.Conn().IsClosed() || l.state.sock == nil || l.state.sock.written.Load() != l.mark {
+		return err
+	}
+	return &unsentError{err}
 }
 
 // end gives the connection back and says whether it was lost.
@@ -42,7 +55,7 @@ func (l *lease) end() (lost bool) {
 
 // cut says that the server gave up its wait for a synchronous standby since it was last asked.
 func (l *lease) cut() error {
-	if l.state == nil || !l.state.syncCut {
+	if !l.state.syncCut {
 		return nil
 	}
 	l.state.syncCut = false

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,7 @@ func (id identity) tag() string { return "pg-" + strconv.FormatUint(id.system, 1
 // connState is what this package keeps with a connection, under CustomData.
 type connState struct {
 	id      identity
+	sock    *socket              // nil if it could not be told
 	syncCut bool                 // the server gave up waiting for a synchronous standby
 	release func(conn *pgx.Conn) // of a connection handed out by Acquire under a scope
 }
@@ -97,7 +99,7 @@ func (n *node) poolConfig(accept func(identity, bool) error, socks *sockets) *pg
 			n.kick()
 			return err
 		}
-		conn.PgConn().CustomData()[stateKey] = &connState{id: id}
+		conn.PgConn().CustomData()[stateKey] = &connState{id: id, sock: socketOf(conn.PgConn().Conn())}
 		if afterConnect != nil {
 			return afterConnect(ctx, conn)
 		}
@@ -151,9 +153,25 @@ type sockets struct {
 	cut  bool
 }
 
+// socket is one of them. It counts what was written to it: that alone tells whether a statement may have reached the server,
+// since pgconn.SafeToRetry is also true of some answers that were lost ("conn closed", in the simple protocol).
 type socket struct {
 	net.Conn
-	of *sockets
+	of      *sockets
+	written atomic.Int64
+}
+
+func (s *socket) Write(b []byte) (int, error) {
+	s.written.Add(int64(len(b))) // before: what fails may have been sent in part
+	return s.Conn.Write(b)
+}
+
+func socketOf(c net.Conn) *socket {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	s, _ := c.(*socket)
+	return s
 }
 
 func (s *socket) Close() error {
@@ -169,7 +187,7 @@ func (s *sockets) wrap(dial pgconn.DialFunc) pgconn.DialFunc {
 		if err != nil {
 			return nil, err
 		}
-		w := &socket{c, s}
+		w := &socket{Conn: c, of: s}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.cut {

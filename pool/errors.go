@@ -77,11 +77,17 @@ func pgCode(err error) string {
 	return ""
 }
 
-// unsent says that nothing reached a server that would have run it. pgconn says so of statements, and calls failed dials
-// unsafe although nothing was sent.
+// unsentError marks what failed before anything was sent, or before anything that was sent could have an effect.
+type unsentError struct{ err error }
+
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
+
+// unsent says that nothing reached a server that would have run it.
 func unsent(err error) bool {
+	var mark *unsentError
 	var dial *pgconn.ConnectError
-	return pgconn.SafeToRetry(err) || errors.As(err, &dial) || errors.Is(err, errMoved)
+	return errors.As(err, &mark) || errors.As(err, &dial) || errors.Is(err, errMoved)
 }
 
 // errMoved: the connection is to another server, or one in another role, than the pool was made for.

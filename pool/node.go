@@ -275,18 +275,9 @@ func (n *node) acquire(ctx context.Context, from *pgxpool.Pool) (*pgxpool.Conn, 
 		return nil, err
 	}
 	if st := from.Stat(); st.AcquiredConns() < st.MaxConns() {
-		return nil, &dialTimeout{n.name, err}
+		return nil, &unsentError{fmt.Errorf("pool: no connection to %s within %v", n.name, n.db.opt.acquireTimeout)}
 	}
 	n.db.counts.saturated.Add(1)
 	return nil, fmt.Errorf("%w: %s: no connection to %s within %v, %d in use", ErrSaturated, n.db.opt.name, n.name,
 		n.db.opt.acquireTimeout, from.Stat().AcquiredConns())
 }
-
-// dialTimeout: the wait for a connection ended although slots were free, so the server did not answer.
-type dialTimeout struct {
-	node string
-	err  error
-}
-
-func (e *dialTimeout) Error() string     { return "pool: no connection to " + e.node + " in time" }
-func (e *dialTimeout) SafeToRetry() bool { return true }

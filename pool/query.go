@@ -45,6 +45,7 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 // its caller may conclude. retry means that nothing was sent and another attempt is due.
 func (p *Pool) sent(ctx context.Context, l *lease, a *attempts, sql string, err error) (_ error, retry bool) {
 	e, cut := l.epoch, l.cut()
+	err = l.unsent(err)
 	lost := l.end()
 	if err != nil && p.again(ctx, a, err) {
 		return nil, true
@@ -94,7 +95,7 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 		if err == nil {
 			return r, nil
 		}
-		if p.again(ctx, &a, err) {
+		if p.again(ctx, &a, r.lease.unsent(err)) {
 			r.abandon()
 			continue
 		}

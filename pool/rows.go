@@ -48,6 +48,7 @@ func (r *primaryRows) Close() {
 		}
 	}
 	e, cut := r.lease.epoch, r.lease.cut()
+	err = r.lease.unsent(err)
 	lost := r.lease.end()
 	switch {
 	case r.scope == nil || known:

@@ -35,20 +35,14 @@ func (p *Pool) begin(ctx context.Context, options pgx.TxOptions) (*tx, error) {
 		if err == nil {
 			return &tx{Tx: t, db: p, lease: l, scope: causal.From(ctx), readOnly: options.AccessMode == pgx.ReadOnly}, nil
 		}
-		lost := l.end()
-		// A transaction that was begun on a lost connection has changed nothing.
-		if lost && ctx.Err() == nil && !reported(err) && p.again(ctx, &a, &beginLost{err}) || p.again(ctx, &a, err) {
-			continue
+		if l.end() && !reported(err) {
+			err = &unsentError{err} // a transaction that was begun on a lost connection has changed nothing
 		}
-		return nil, cancelled(ctx, err)
+		if !p.again(ctx, &a, err) {
+			return nil, cancelled(ctx, err)
+		}
 	}
 }
-
-type beginLost struct{ err error }
-
-func (e *beginLost) Error() string     { return e.err.Error() }
-func (e *beginLost) Unwrap() error     { return e.err }
-func (e *beginLost) SafeToRetry() bool { return true }
 
 // tx is a transaction on the primary.
 type tx struct {
@@ -65,7 +59,10 @@ func (t *tx) Commit(ctx context.Context) error {
 		return pgx.ErrTxClosed
 	}
 	t.committed = true
-	err := t.Tx.Commit(ctx)
+	if s := t.lease.state.sock; s != nil {
+		t.lease.mark = s.written.Load()
+	}
+	err := t.lease.unsent(t.Tx.Commit(ctx))
 	cut := t.lease.cut()
 	lost := t.lease.end()
 	t.tell(ctx)

@@ -31,16 +31,19 @@ func (s *samples) add(at time.Time, pos lsn.Position) {
 		return
 	}
 	s.all = append(s.all, sample{at, pos})
-	if len(s.all) > maxSamples { // thin out the older half: its age matters to within its size
-		kept := s.all[:0]
-		for i, x := range s.all {
-			if i >= maxSamples/2 || i%2 == 0 {
-				kept = append(kept, x)
-			}
-		}
-		clear(s.all[len(kept):])
-		s.all = kept
+	if len(s.all) <= maxSamples {
+		return
 	}
+	// Thin out: between neighbours an eighth of their age may pass, so a few hundred reach back for years.
+	newest, kept := at, s.all[:1]
+	for i := 1; i < len(s.all); i++ {
+		if i+1 < len(s.all) && s.all[i+1].at.Sub(kept[len(kept)-1].at) <= newest.Sub(s.all[i+1].at)/8 {
+			continue
+		}
+		kept = append(kept, s.all[i])
+	}
+	clear(s.all[len(kept):])
+	s.all = kept
 }
 
 // newestAt returns the time of the newest sample that a replica at pos has reached; zero if there is none.
