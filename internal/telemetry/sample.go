@@ -32,7 +32,7 @@ type Attr struct {
 type Sample struct {
 	Name    string   `json:"name"` // dotted, as in OpenTelemetry: "fairlead.cache.gets"
 	Kind    Kind     `json:"kind"`
-	Unit    string   `json:"unit,omitempty"` // "s", or empty for counts and ratios
+	Unit    string   `json:"unit,omitempty"` // "s" for seconds, which a histogram's always are; empty for counts and ratios
 	Attrs   []Attr   `json:"attrs,omitempty"`
 	Value   float64  `json:"value,omitempty"`
 	Buckets *Buckets `json:"buckets,omitempty"` // Kind Histogram only

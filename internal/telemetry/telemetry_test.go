@@ -185,6 +185,7 @@ func TestMerge(t *testing.T) {
 
 func TestWriteText(t *testing.T) {
 	samples := Merge(snapshotOf(3, 1500*time.Millisecond, false, 3*time.Millisecond), []Sample{
+		{Name: "app.wait", Kind: Histogram, Buckets: new(Buckets)},
 		{Name: "app.jobs", Kind: Gauge, Attrs: []Attr{{"queue", "a\"b\\c\nd"}}, Value: 2.5},
 	})
 	var out bytes.Buffer
@@ -193,6 +194,7 @@ func TestWriteText(t *testing.T) {
 	}
 	text := out.String()
 	for _, line := range []string{
+		"app_wait_seconds_count 0",
 		"# TYPE app_jobs gauge\n" + `app_jobs{queue="a\"b\\c\nd"} 2.5`,
 		"# TYPE fairlead_x_gets_total counter\n" + `fairlead_x_gets_total{tier="memory"} 3` + "\n" + `fairlead_x_gets_total{tier="none"} 0`,
 		"# TYPE fairlead_x_lag_seconds gauge\nfairlead_x_lag_seconds 1.5",

@@ -78,7 +78,7 @@ func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) 
 
 func textName(s Sample) string {
 	name := textLabel(s.Name)
-	if s.Unit == "s" && !strings.HasSuffix(name, "_seconds") {
+	if (s.Unit == "s" || s.Kind == Histogram) && !strings.HasSuffix(name, "_seconds") {
 		name += "_seconds"
 	}
 	if s.Kind == Counter {
