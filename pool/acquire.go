@@ -128,7 +128,7 @@ func (p *Pool) primary(ctx context.Context, a *attempts) (lease, error) {
 		}
 		p.suspect()
 		if !p.more(a) {
-			return lease{}, join(p.noPrimary(), err)
+			return lease{}, errors.Join(p.noPrimary(), err)
 		}
 		a.n++
 		select {
@@ -162,7 +162,7 @@ func (p *Pool) awaitLeader(ctx context.Context, a *attempts) (*epoch, error) {
 		if e := p.leader.Load(); e != nil {
 			return e, nil
 		}
-		if !p.more(a) || p.opt.failoverTimeout == 0 {
+		if !p.more(a) || p.opt.failoverTimeout == 0 || p.hopeless() {
 			return nil, p.noPrimary()
 		}
 		if timeout == nil {
@@ -178,6 +178,19 @@ func (p *Pool) awaitLeader(ctx context.Context, a *attempts) (*epoch, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// hopeless says that no server lets this pool in, for reasons that waiting does not change.
+func (p *Pool) hopeless() bool {
+	for _, n := range p.nodes {
+		n.mu.Lock()
+		refused := !n.up && permanent(n.reason)
+		n.mu.Unlock()
+		if !refused {
+			return false
+		}
+	}
+	return true
 }
 
 // Acquire returns a connection to the primary, as pgxpool does. Under a scope it counts as a write from now until its

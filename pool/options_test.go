@@ -146,7 +146,7 @@ func TestErrors(t *testing.T) {
 }
 
 // Staleness is told by the samples: a replica is as old as the oldest commit that it may lack.
-func TestSamples(t *testing.T) {
+func TestStalenessBySamples(t *testing.T) {
 	var s samples
 	start := time.Unix(1000, 0)
 	at := func(i int) time.Time { return start.Add(time.Duration(i) * 500 * time.Millisecond) }

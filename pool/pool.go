@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -56,7 +57,7 @@ func New(ctx context.Context, url string, options Options) (*Pool, error) {
 	base, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		_, err2 := options.settle(nil, false)
-		return nil, join(fmt.Errorf("pool: url: %w", err), err2)
+		return nil, errors.Join(fmt.Errorf("pool: url: %w", err), err2)
 	}
 	base.ConnConfig.ValidateConnect = nil
 	base.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -260,5 +261,51 @@ func TestRequireReplica(t *testing.T) {
 	}
 	if n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int]); n != 1 || err != nil {
 		t.Error(n, err)
+	}
+}
+
+// The numbers are there for the service's page, a server's with its name and role.
+func TestSamples(t *testing.T) {
+	pg := shared(t)
+	db := open(t, pg, database(t, pg), pool.Options{Name: "shop", MaxConns: 2})
+	onReplicas(t, db, 2)
+	var one int
+	if err := db.ReadOnly().QueryRow(t.Context(), "select 1").Scan(&one); err != nil {
+		t.Fatal(err)
+	}
+	routed, up := 0.0, make(map[string]int)
+	for s := range db.Samples() {
+		attrs := make(map[string]string)
+		for _, a := range s.Attrs {
+			attrs[a.Key] = a.Value
+		}
+		if attrs["pool"] != "shop" {
+			t.Errorf("%+v is not said to be the shop's", s)
+		}
+		switch {
+		case s.Name == "fairlead.pool.route" && attrs["target"] == "replica":
+			routed = s.Value
+		case s.Name == "fairlead.pool.node.up" && s.Value == 1:
+			up[attrs["role"]]++
+		}
+	}
+	if routed != 1 || up["primary"] != 1 || up["replica"] != 2 {
+		t.Errorf("%v reads from replicas, up: %v", routed, up)
+	}
+	for range db.Samples() {
+		break
+	}
+}
+
+// A refusal for good is not waited out.
+func TestRefusedForGood(t *testing.T) {
+	pg := shared(t)
+	db := openURL(t, pg.Primary.URL("no_such_database"), pool.Options{FailoverTimeout: 10 * backstop})
+	_, err := db.Exec(t.Context(), "select 1")
+	if !errors.Is(err, pool.ErrNoPrimary) || !strings.Contains(err.Error(), "no_such_database") {
+		t.Errorf("Exec: %v", err)
+	}
+	if _, err := db.ReadOnly().Exec(t.Context(), "select 1"); !errors.Is(err, pool.ErrStale) {
+		t.Errorf("view: %v", err)
 	}
 }

@@ -60,8 +60,8 @@ func (r *read) next() (target, error) {
 	if r.started.IsZero() {
 		r.started = time.Now()
 	}
+	var change <-chan struct{} // asked for before the last look around, and only if one was in vain
 	for {
-		change := p.changes()
 		if p.closed.Load() {
 			return target{}, ErrClosed
 		}
@@ -90,8 +90,12 @@ func (r *read) next() (target, error) {
 			continue
 		}
 		// Nothing will do now. A primary that is being looked for might.
+		if change == nil {
+			change = p.changes()
+			continue
+		}
 		left := p.opt.failoverTimeout - time.Since(r.started)
-		if left <= 0 {
+		if left <= 0 || p.hopeless() {
 			return target{}, r.stale(p.states())
 		}
 		timer := time.NewTimer(min(left, suspectDelay))
@@ -103,7 +107,7 @@ func (r *read) next() (target, error) {
 			timer.Stop()
 			return target{}, r.ctx.Err()
 		}
-		r.tried = r.tried[:0]
+		r.tried, change = r.tried[:0], nil
 	}
 }
 

@@ -1,11 +1,13 @@
 package pool
 
 import (
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/fairlead/fairlead/pool/internal/lsn"
 )
 
 type counters struct {
@@ -52,6 +54,54 @@ func (p *Pool) Stats() Stats {
 	return s
 }
 
+// Node is what the pool knows about one server.
+type Node struct {
+	Name     string        `json:"name"`  // host:port
+	Role     string        `json:"role"`  // primary, replica or unknown
+	State    string        `json:"state"` // up, down; or why it is not used
+	Timeline uint32        `json:"timeline"`
+	Position string        `json:"position"` // written (primary) or replayed (replica), as PostgreSQL writes it
+	Lag      time.Duration `json:"lag"`      // everything committed this long ago has been replayed; -1 if that is not known
+	Latency  time.Duration `json:"latency"`  // of the last probe
+	InUse    int64         `json:"in_use"`   // connections
+	Waiting  int64         `json:"waiting"`  // callers
+	Reads    uint64        `json:"reads"`    // of views, answered
+}
+
+func (p *Pool) nodeStats() []Node {
+	now := time.Now()
+	leader := p.leader.Load()
+	var out []Node
+	for _, n := range p.nodes {
+		n.mu.Lock()
+		s := Node{Name: n.name, Role: "unknown", State: "down", Lag: -1, InUse: n.inUse.Load(), Waiting: n.waiting.Load(),
+			Reads: n.reads.Load()}
+		if n.seen.at != (time.Time{}) {
+			s.Timeline, s.Position, s.Latency = n.seen.pos.Timeline, lsn.FormatPG(n.seen.pos.LSN), n.seen.took
+			s.Role = "replica"
+			if n.seen.primary {
+				s.Role = "primary"
+			}
+		}
+		if n.up {
+			s.State = "up"
+			if n.seen.primary && (leader == nil || leader.id != n.seen.id) {
+				s.State = "fenced"
+			}
+			if !n.fresh.IsZero() {
+				s.Lag = max(0, now.Sub(n.fresh))
+			}
+			if leader != nil && leader.node == n {
+				s.Lag = 0
+			}
+		}
+		n.mu.Unlock()
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
 // nodeNumbers are those of Node that make sense as metrics.
 type nodeNumbers struct {
 	Up      bool          `metric:"fairlead.pool.node.up,gauge"`
@@ -88,5 +138,3 @@ func (p *Pool) states() string {
 	}
 	return strings.Join(out, "; ")
 }
-
-func join(errs ...error) error { return errors.Join(errs...) }

@@ -3,8 +3,6 @@ package pool
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -329,52 +327,4 @@ func (p *Pool) suspect() {
 	for _, n := range p.nodes {
 		n.kick()
 	}
-}
-
-// Node is what the pool knows about one server.
-type Node struct {
-	Name     string        `json:"name"`  // host:port
-	Role     string        `json:"role"`  // primary, replica or unknown
-	State    string        `json:"state"` // up, down; or why it is not used
-	Timeline uint32        `json:"timeline"`
-	Position string        `json:"position"` // written (primary) or replayed (replica), as PostgreSQL writes it
-	Lag      time.Duration `json:"lag"`      // everything committed this long ago has been replayed; -1 if that is not known
-	Latency  time.Duration `json:"latency"`  // of the last probe
-	InUse    int64         `json:"in_use"`   // connections
-	Waiting  int64         `json:"waiting"`  // callers
-	Reads    uint64        `json:"reads"`    // of views, answered
-}
-
-func (p *Pool) nodeStats() []Node {
-	now := time.Now()
-	leader := p.leader.Load()
-	var out []Node
-	for _, n := range p.nodes {
-		n.mu.Lock()
-		s := Node{Name: n.name, Role: "unknown", State: "down", Lag: -1, InUse: n.inUse.Load(), Waiting: n.waiting.Load(),
-			Reads: n.reads.Load()}
-		if n.seen.at != (time.Time{}) {
-			s.Timeline, s.Position, s.Latency = n.seen.pos.Timeline, lsn.FormatPG(n.seen.pos.LSN), n.seen.took
-			s.Role = "replica"
-			if n.seen.primary {
-				s.Role = "primary"
-			}
-		}
-		if n.up {
-			s.State = "up"
-			if n.seen.primary && (leader == nil || leader.id != n.seen.id) {
-				s.State = "fenced"
-			}
-			if !n.fresh.IsZero() {
-				s.Lag = max(0, now.Sub(n.fresh))
-			}
-			if leader != nil && leader.node == n {
-				s.Lag = 0
-			}
-		}
-		n.mu.Unlock()
-		out = append(out, s)
-	}
-	slices.SortFunc(out, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	return out
 }
