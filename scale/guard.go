@@ -62,7 +62,7 @@ func (s *Service) recovered(next http.Handler, w *respwriter.Writer, r *http.Req
 		if p == nil {
 			return
 		}
-		if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+		if p == http.ErrAbortHandler {
 			panic(p)
 		}
 		route := ""

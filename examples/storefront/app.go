@@ -63,9 +63,13 @@ func (c app) run(ctx context.Context) error {
 	}
 	svc.Use(sessions)
 
+	sameSite := http.NewCrossOriginProtection()
+	sameSite.SetDenyHandler(handler(func(http.ResponseWriter, *http.Request) error {
+		return &problem{http.StatusForbidden, "Another site's page sent this."}
+	}))
 	// The limit comes first, so that a flood costs as little as possible. Then requests that another site's page makes a
 	// browser send are refused, then the session is found.
-	middleware := []func(http.Handler) http.Handler{http.NewCrossOriginProtection().Handler, sessions.Middleware}
+	middleware := []func(http.Handler) http.Handler{sameSite.Handler, sessions.Middleware}
 	if c.Rate.On {
 		perClient, err := ratelimit.New("client", c.Rate.Limit, ratelimit.Options{Store: redislimit.New(rdb), Processes: max(c.Workers, 1)})
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/fairlead/fairlead/pool"
+	"github.com/fairlead/fairlead/scale/redisconn"
 	"github.com/fairlead/fairlead/session"
 )
 
@@ -125,6 +126,7 @@ func explain(err error) *problem {
 		{pool.ErrSaturated, http.StatusServiceUnavailable, "The database is busy."},
 		{pool.ErrNoPrimary, http.StatusServiceUnavailable, "The database takes no changes now."},
 		{pool.ErrStale, http.StatusServiceUnavailable, "No database is up to date."},
+		{redisconn.ErrUnavailable, http.StatusServiceUnavailable, "A part of the shop is not available now."},
 		{context.DeadlineExceeded, http.StatusGatewayTimeout, "It took too long."},
 		{context.Canceled, http.StatusServiceUnavailable, "The request was cancelled."},
 	} {

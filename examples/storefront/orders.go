@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/fairlead/fairlead/pool"
+	"github.com/fairlead/fairlead/session"
 )
 
 // Order is what a user has bought.
@@ -33,12 +34,12 @@ type OrderItem struct {
 // placeOrder turns the cart into an order. With an Idempotency-Key it does so once, however often the request is sent: a
 // repetition, also one that runs at the same time, gets the order that the first one made.
 func (s *shop) placeOrder(w http.ResponseWriter, r *http.Request) error {
-	ctx, session := r.Context(), s.sessions.From(r.Context())
+	ctx, current := r.Context(), s.sessions.From(r.Context())
 	user, err := s.user(r)
 	if err != nil {
 		return err
 	}
-	visitor, err := session.Get(ctx)
+	visitor, err := current.Get(ctx)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func (s *shop) placeOrder(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// What was ordered leaves the cart; what was added meanwhile stays.
-	_, err = session.Update(ctx, func(v *Visitor) error {
+	_, err = current.Update(ctx, func(v *Visitor) error {
 		if order.ID <= v.LastOrder {
 			return nil
 		}
@@ -80,7 +81,7 @@ func (s *shop) placeOrder(w http.ResponseWriter, r *http.Request) error {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, session.ErrEnded) { // logged out meanwhile: the order stands, the cart is gone
 		return err
 	}
 	if repeated {
