@@ -119,7 +119,7 @@ func TestRedisAfterClose(t *testing.T) {
 func TestRedisCluster(t *testing.T) {
 	t.Parallel() // it mostly waits
 	ctx := t.Context()
-	c, err := StartRedisCluster(ctx, RedisOptions{Settings: map[string]string{"cluster-node-timeout": "1000"}})
+	c, err := StartRedisCluster(ctx, RedisOptions{Settings: map[string]string{"cluster-node-timeout": "3000"}})
 	must(t, err)
 	t.Cleanup(func() { must(t, c.Close()) })
 	options, err := redis.ParseClusterURL(c.URL())
