@@ -661,6 +661,38 @@ func TestCausalHeaderAndUnresolvedWrites(t *testing.T) {
 	}
 }
 
+// watched runs a function when the headers go out.
+type watched struct {
+	*httptest.ResponseRecorder
+	onHeader func()
+}
+
+func (w watched) WriteHeader(status int) {
+	w.onHeader()
+	w.ResponseRecorder.WriteHeader(status)
+}
+
+// TestTheTokenIsStoredBeforeTheHeaders: a client that has the answer may send its next request to another process.
+func TestTheTokenIsStoredBeforeTheHeaders(t *testing.T) {
+	a, b := twoProcesses(t, patient)
+	client := newBrowser()
+	want(t, client.do(a, login("ann")), 200)
+	client.cookies["__Host-wrote"] = "1"
+	r := httptest.NewRequest("GET", "https://shop.example/", nil)
+	for name, value := range client.cookies {
+		r.AddCookie(&http.Cookie{Name: name, Value: value})
+	}
+	position := "never"
+	w := watched{httptest.NewRecorder(), func() { position = bound(t, client.clone(), b) }}
+	a.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		wrote("0042")(r.Context(), a.From(r.Context()))
+		w.WriteHeader(http.StatusCreated)
+	})).ServeHTTP(w, r)
+	if position != "0042" {
+		t.Errorf("as the headers went out another process knew of %q", position)
+	}
+}
+
 // TestAFlagAndNoStore: what the client wrote cannot be found out, so its reads use the primary.
 func TestAFlagAndNoStore(t *testing.T) {
 	proxy, store, direct := behindProxy(t, "")
