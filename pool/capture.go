@@ -214,8 +214,13 @@ func (p *Pool) saw(ctx context.Context, s *causal.Scope, tag string) {
 		defer timer.Stop()
 		select {
 		case position = <-got:
-		case <-ctx.Done():
 		case <-timer.C:
+		case <-ctx.Done(): // a cancelled read has seen something too, and the answer is on its way
+			timer.Reset(nudgeAfter)
+			select {
+			case position = <-got:
+			case <-timer.C:
+			}
 		}
 	}
 	s.Domain(tag).Saw(position) // "" is: unknown, so demand the primary for a while

@@ -37,4 +37,6 @@
 // show the new timeline, which they do at once to a role with pg_monitor and after their next restart point to others; what
 // was written just before it is proven to have survived to a role with REPLICATION, or if the promoted server was seen to
 // have replayed it.
+//
+// PostgreSQL 13 or later; tested on 15. Any role that can log in will do.
 package pool

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -307,5 +308,44 @@ func TestRefusedForGood(t *testing.T) {
 	}
 	if _, err := db.ReadOnly().Exec(t.Context(), "select 1"); !errors.Is(err, pool.ErrStale) {
 		t.Errorf("view: %v", err)
+	}
+}
+
+// A role without any privilege but its own tables is enough for everything but what the package's documentation says of
+// failovers.
+func TestOrdinaryRole(t *testing.T) {
+	pg := shared(t)
+	name := database(t, pg)
+	admin := openURL(t, pg.Primary.URL(name), pool.Options{MaxConns: 2})
+	role := "plain_" + name
+	exec(t, admin, "create role "+role+" login")
+	exec(t, admin, "grant create on schema public to "+role)
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.Background(), "drop owned by "+role+"; drop role "+role); err != nil {
+			t.Error(err)
+		}
+	})
+	as := func(n string) string {
+		u, err := url.Parse(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.User = url.User(role)
+		return u.String()
+	}
+	db := openURL(t, as(pg.Primary.URL(name)), pool.Options{MaxConns: 2, Replicas: []string{as(pg.Replicas[0].URL(name)), as(pg.Replicas[1].URL(name))}})
+	onReplicas(t, db, 2)
+	exec(t, db, "create table t (n int)")
+	exec(t, db, "insert into t values (0)")
+	view := db.ReadOnly().With(pool.ReadOptions{RequireReplica: true, WaitUpTo: backstop})
+	for i := range 20 {
+		ctx, _ := causal.Begin(t.Context())
+		if _, err := db.Exec(ctx, "update t set n = $1", i); err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := view.QueryRow(ctx, "select n from t").Scan(&n); err != nil || n != i {
+			t.Fatalf("round %d: %d, %v", i, n, err)
+		}
 	}
 }

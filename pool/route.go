@@ -98,6 +98,7 @@ func (r *read) next() (target, error) {
 		if left <= 0 || p.hopeless() {
 			return target{}, r.stale(p.states())
 		}
+		p.suspect()
 		timer := time.NewTimer(min(left, suspectDelay))
 		select {
 		case <-change:

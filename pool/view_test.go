@@ -385,7 +385,7 @@ func TestViewTransaction(t *testing.T) {
 	}
 }
 
-// A replica's stricter isolation: with one snapshot a transaction, a position read inside proves nothing, so it must not count.
+// A role whose transactions have one snapshot each, so that a position read inside proves nothing: see TestGuard for why.
 func TestRepeatableReadByDefault(t *testing.T) {
 	pg := shared(t)
 	name := database(t, pg)
