@@ -218,7 +218,16 @@ func TestAKilledWorkerIsReplacedAndTheTotalsKeepItsCounts(t *testing.T) {
 }
 
 func TestAKillFailsOnlyWhatTheWorkerHadAccepted(t *testing.T) {
-	s := start(t, options(t))
+	for _, reusePort := range []bool{false, true} {
+		t.Run(fmt.Sprint("reuseport ", reusePort), func(t *testing.T) { testKill(t, reusePort) })
+	}
+}
+
+func testKill(t *testing.T, reusePort bool) {
+	o := options(t)
+	o.Listen[0].ReusePort = reusePort
+	s := start(t, o)
+	s.behave("never ready") // so that nobody but the other worker can answer
 	pids := s.pids("ready")
 	for _, pid := range pids {
 		syscall.Kill(pid, syscall.SIGSTOP)

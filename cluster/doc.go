@@ -37,8 +37,7 @@
 //     grandchildren.
 //   - Counters and histograms in /metrics are sums over the workers and keep what workers counted that are gone.
 //
-// With a socket a slot (Listen.ReusePort) the connections in a dead worker's queue wait for its replacement; with a shared
-// socket the other workers take them.
+// With a socket a slot (Listen.ReusePort), another worker accepts for a slot while that has none which serves.
 //
 // # Signals
 //

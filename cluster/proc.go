@@ -37,9 +37,14 @@ func (p *proc) send() {
 	}
 }
 
-// drain tells the worker to finish. The order is not lost behind polls that wait: they can be.
-func (p *proc) drain(stopping bool) {
-	m := wire.Message{Type: wire.Drain, Stopping: stopping}
+// drain tells the worker to finish.
+func (p *proc) drain(stopping bool) { p.order(wire.Message{Type: wire.Drain, Stopping: stopping}) }
+
+// adopt tells the worker for which slots to accept besides its own.
+func (p *proc) adopt(slots []int) { p.order(wire.Message{Type: wire.Adopt, Slots: slots}) }
+
+// order makes room for m where older messages fill the queue: polls, or orders that m outdates.
+func (p *proc) order(m wire.Message) {
 	for {
 		select {
 		case p.orders <- m:

@@ -121,7 +121,7 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 	if exe == nil {
 		return nil, sp.exeErrs[w.Version]
 	}
-	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int)}
+	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int), Others: make(map[string]map[int]int)}
 	conn, childConn, err := sys.SocketPair()
 	if err != nil {
 		return nil, err
@@ -144,7 +144,19 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 	files := []int{sp.devNull, childOut, childErr, childConn}
 	for _, s := range sp.sockets {
 		cfg.Listeners[s.name] = len(files)
-		files = append(files, s.fds[s.of(w.Slot)])
+		own := s.of(w.Slot)
+		files = append(files, s.fds[own])
+		if len(s.fds) == 1 {
+			continue
+		}
+		others := make(map[int]int)
+		for slot, fd := range s.fds {
+			if slot != own {
+				others[slot] = len(files)
+				files = append(files, fd)
+			}
+		}
+		cfg.Others[s.name] = others
 	}
 	config, err := json.Marshal(cfg)
 	if err == nil {

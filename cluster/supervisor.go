@@ -177,6 +177,10 @@ func (s *supervisor) carryOut(e machine.Effect) {
 		if p := s.procs[e.ID]; p != nil {
 			p.drain(e.Stopping)
 		}
+	case machine.Adopt:
+		if p := s.procs[e.ID]; p != nil {
+			p.adopt(e.Slots)
+		}
 	case machine.Kill:
 		if p := s.procs[e.ID]; p != nil {
 			sys.Kill(p.pid)

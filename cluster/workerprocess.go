@@ -25,6 +25,9 @@ type workerConfig struct {
 	Generation int            `json:"generation"`
 	InstanceID string         `json:"instance_id"`
 	Listeners  map[string]int `json:"listeners"` // name to descriptor
+
+	// Others are the sockets of the other slots, where each has its own: name to slot to descriptor.
+	Others map[string]map[int]int `json:"others"`
 }
 
 // controlFD is the worker's descriptor of its connection to the supervisor; the listeners follow.
@@ -40,6 +43,11 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 	for _, fd := range cfg.Listeners {
 		syscall.CloseOnExec(fd) // before the app can start a program
 	}
+	for _, others := range cfg.Others {
+		for _, fd := range others {
+			syscall.CloseOnExec(fd)
+		}
+	}
 	c, err := sys.InheritedConn(controlFD)
 	if err != nil {
 		return fmt.Errorf("cluster: a worker's connection to its supervisor: %w", err)
@@ -48,8 +56,19 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 
 	w := newWorker(o)
 	w.slot, w.generation, w.id = cfg.Slot, cfg.Generation, cfg.InstanceID
+	var adopters []*slotListener // guarded by w.mu, under which Listener opens a socket
+	var adopted []int
 	for name, fd := range cfg.Listeners {
-		w.sockets[name] = func() (net.Listener, error) { return sys.InheritedListener(fd) }
+		w.sockets[name] = func() (net.Listener, error) {
+			ln, err := sys.InheritedListener(fd)
+			if err != nil || cfg.Others[name] == nil {
+				return ln, err
+			}
+			l := newSlotListener(ln, cfg.Others[name])
+			l.adopt(adopted)
+			adopters = append(adopters, l)
+			return l, nil
+		}
 	}
 	var sending sync.Mutex // a frame is sent before a newer one is made
 	send := func(poll uint64) {
@@ -77,6 +96,13 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			case wire.Drain:
 				w.replaced.Store(!m.Stopping)
 				cancel(ErrDraining)
+			case wire.Adopt:
+				w.mu.Lock()
+				adopted = m.Slots
+				for _, l := range adopters {
+					l.adopt(adopted)
+				}
+				w.mu.Unlock()
 			case wire.Poll:
 				send(m.Poll)
 			}

@@ -54,6 +54,7 @@ type Worker struct {
 
 	deadline time.Time // to be ready, or gone; zero when it has been killed
 	failed   string    // why it was killed
+	adopted  []int     // slots, ascending
 }
 
 // Slot is a worker's stable place.
@@ -132,6 +133,7 @@ func (m *Machine) Handle(now time.Time, msg Message) []Effect {
 	}
 	m.expire()
 	m.advance()
+	m.adopt()
 	m.release()
 	if m.stopping && len(m.workers) == 0 {
 		m.exited = true
@@ -357,6 +359,33 @@ func (m *Machine) finish(ops []string, err error) {
 		}
 	}
 }
+
+// adopt sees to it that, as long as any worker is ready, every slot has one that accepts: its own, or the next ready one.
+func (m *Machine) adopt() {
+	if m.stopping {
+		return
+	}
+	want := map[*Worker][]int{}
+	for i, s := range m.slots {
+		if serves(s.Current) || serves(s.Incoming) {
+			continue
+		}
+		for n := range len(m.slots) - 1 {
+			if w := m.slots[(i+1+n)%len(m.slots)].Current; serves(w) {
+				want[w] = append(want[w], i)
+				break
+			}
+		}
+	}
+	for _, s := range m.slots {
+		if w := s.Current; serves(w) && !slices.Equal(w.adopted, want[w]) {
+			w.adopted = want[w]
+			m.do(Adopt{w.ID, w.adopted})
+		}
+	}
+}
+
+func serves(w *Worker) bool { return w != nil && w.State == Ready }
 
 // release lets executables go that nothing runs or would be restarted from.
 func (m *Machine) release() {

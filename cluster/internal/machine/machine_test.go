@@ -20,6 +20,7 @@ type world struct {
 	now      time.Time
 	alive    map[int]Worker // spawned and not exited
 	drained  map[int]bool
+	accepts  map[int][]int // slots that were adopted
 	killed   map[int]bool
 	held     map[int]bool // executables
 	asked    map[string]bool
@@ -34,7 +35,7 @@ func newWorld(t *testing.T, workers int) *world {
 	return &world{
 		t: t, now: epoch,
 		m:     New(Config{Workers: workers, ReadyTimeout: time.Minute, MinHealthy: time.Second, Drain: 25 * time.Second, Stop: 30 * time.Second}),
-		alive: map[int]Worker{}, drained: map[int]bool{}, killed: map[int]bool{}, held: map[int]bool{0: true},
+		alive: map[int]Worker{}, drained: map[int]bool{}, accepts: map[int][]int{}, killed: map[int]bool{}, held: map[int]bool{0: true},
 		asked: map[string]bool{}, finished: map[string]error{},
 	}
 }
@@ -100,6 +101,11 @@ func (w *world) carryOut(e Effect) []Message {
 		if cur := w.m.slots[w.alive[e.ID].Slot].Current; !e.Stopping && (cur == nil || cur.State != Ready) {
 			w.fatalf("worker %d drains and its slot has nobody ready", e.ID)
 		}
+	case Adopt:
+		if w.drained[e.ID] || w.killed[e.ID] {
+			w.fatalf("worker %d adopts after it was drained or killed", e.ID)
+		}
+		w.accepts[e.ID] = e.Slots
 	case Kill:
 		if w.killed[e.ID] {
 			w.fatalf("worker %d killed twice", e.ID)
@@ -138,6 +144,27 @@ func (w *world) check() {
 			}
 		}
 		return
+	}
+	if !w.m.stopping {
+		served, ready := map[int]int{}, 0
+		for _, x := range w.m.workers {
+			if _, alive := w.alive[x.ID]; !alive || x.State != Ready {
+				continue
+			}
+			ready++
+			for _, slot := range append([]int{x.Slot}, w.accepts[x.ID]...) {
+				served[slot]++
+			}
+			if slices.Contains(w.accepts[x.ID], x.Slot) {
+				w.fatalf("worker %d has adopted its own slot", x.ID)
+			}
+		}
+		// While any current worker is ready, every slot has an acceptor.
+		for i := range w.m.slots {
+			if served[i] == 0 && slices.ContainsFunc(w.m.slots, func(s *Slot) bool { return serves(s.Current) }) {
+				w.fatalf("nobody accepts for slot %d", i)
+			}
+		}
 	}
 	known := map[int]bool{}
 	acting := 0

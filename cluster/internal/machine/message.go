@@ -61,6 +61,11 @@ type (
 		ID       int
 		Stopping bool
 	}
+	// Adopt tells a worker for which slots it is to accept connections besides its own: those that have nobody who serves.
+	Adopt struct {
+		ID    int
+		Slots []int
+	}
 	// Kill ends a process at once.
 	Kill struct{ ID int }
 	// Open takes hold of the executable as it is now, under that number; Release lets it go.
@@ -87,6 +92,7 @@ type (
 
 func (Spawn) effect()        {}
 func (Drain) effect()        {}
+func (Adopt) effect()        {}
 func (Kill) effect()         {}
 func (Open) effect()         {}
 func (Release) effect()      {}

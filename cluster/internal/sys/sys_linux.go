@@ -39,9 +39,9 @@ type Executable struct {
 	fd   int
 }
 
-// minExecutableFD keeps the descriptor out of the way of those that a child gets as 0, 1, 2 and so on, which are put in
-// place before it is executed.
-const minExecutableFD = 512
+// executableFDs keeps the descriptor out of the way of those that a child gets as 0, 1, 2 and so on, which are put in
+// place before it is executed: the first of these that the limit of open files allows, or above.
+var executableFDs = []int{2048, 512}
 
 // ThisExecutable is the program of this process, even if its file has been replaced since.
 func ThisExecutable() (*Executable, error) {
@@ -61,11 +61,13 @@ func openExecutable(open, path string) (*Executable, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(low)
-	fd, err := unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, minExecutableFD)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	for _, above := range executableFDs {
+		var fd int
+		if fd, err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, above); err == nil {
+			return &Executable{path, fd}, nil
+		}
 	}
-	return &Executable{path, fd}, nil
+	return nil, fmt.Errorf("open %s: %w", path, err)
 }
 
 // SpawnPath is the path to give to Spawn.

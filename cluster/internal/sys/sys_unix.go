@@ -76,6 +76,15 @@ func InheritedListener(fd int) (net.Listener, error) {
 	return net.FileListener(f)
 }
 
+// BorrowListener is a listener over the socket of a descriptor that stays open.
+func BorrowListener(fd int) (net.Listener, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("dup: %w", err)
+	}
+	return InheritedListener(dup)
+}
+
 func inherited(fd int) *os.File {
 	syscall.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "inherited")

@@ -25,6 +25,7 @@ const (
 	Update  = "frame"   // worker: Frame
 	Drain   = "drain"   // supervisor: finish and exit
 	Poll    = "poll"    // supervisor: send a frame that carries the same Poll
+	Adopt   = "adopt"   // supervisor: accept for these Slots too, and for no others
 )
 
 // Message is one message of either side.
@@ -32,6 +33,7 @@ type Message struct {
 	Type     string `json:"type"`
 	Poll     uint64 `json:"poll,omitempty"`     // Poll, and the Update that answers it
 	Stopping bool   `json:"stopping,omitempty"` // Drain: the whole service stops, nobody takes over
+	Slots    []int  `json:"slots,omitempty"`    // Adopt
 	Frame    *Frame `json:"frame,omitempty"`    // Update
 }
 
