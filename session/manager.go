@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +60,8 @@ func (m *Manager[T]) From(ctx context.Context) *Session[T] {
 }
 
 // RevokeUser ends every session of a user, except those given, in one atomic step, and refuses every login of that user
-// that began before it. The cookies of the ended sessions stay with their clients and are worth nothing.
+// that began before it. (While keys are being replaced it is one step for each of Options.Causal.Keys.) The cookies of the
+// ended sessions stay with their clients and are worth nothing.
 func (m *Manager[T]) RevokeUser(ctx context.Context, userID string, except ...*Session[T]) error {
 	index, err := m.index()
 	if err != nil {
@@ -157,8 +159,13 @@ func (m *Manager[T]) Close() error {
 	return nil
 }
 
-// fail names the manager in an error.
-func (m *Manager[T]) fail(err error) error { return fmt.Errorf("%s: %w", m.o.Name, err) }
+// fail names the manager in an error, unless that would only repeat the package's name.
+func (m *Manager[T]) fail(err error) error {
+	if m.o.Name == "session" && strings.HasPrefix(err.Error(), "session: ") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", m.o.Name, err)
+}
 
 // call asks the store once, within the time it may take. What it fails with wraps ErrUnavailable, or is the error of ctx.
 func (m *Manager[T]) call(ctx context.Context, f func(context.Context) error) error {
