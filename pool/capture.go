@@ -112,7 +112,7 @@ func (c *capture) run() {
 		}
 		batch, nudge := c.take()
 		if len(batch) > 0 {
-			position := ""
+			var position string
 			position, conn = c.ask(ctx, conn)
 			for _, resolve := range batch {
 				resolve(position)

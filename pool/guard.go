@@ -263,7 +263,7 @@ func (r *read) batch(t target, b *pgx.Batch) (pgx.BatchResults, error) {
 	for _, q := range b.QueuedQueries { // copies: pgx keeps a connection's statement in what it has sent
 		all.QueuedQueries = append(all.QueuedQueries, &pgx.QueuedQuery{SQL: q.SQL, Arguments: q.Arguments, Fn: q.Fn})
 	}
-	v := &viewBatch{read: r, target: t}
+	v := &viewBatch{read: r, target: t, left: len(b.QueuedQueries)}
 	if r.scope != nil {
 		all.Queue(afterSQL).QueryRow(func(row pgx.Row) error {
 			v.known = v.target.after(r, row)
@@ -291,14 +291,41 @@ type viewBatch struct {
 	pgx.BatchResults
 	read   *read
 	target target
+	left   int // of the caller's queries; the position after them is not for the caller
 	known  bool
 	ended  bool
 	err    error
 }
 
+var errNoMore = errors.New("no more results in batch") // as pgx says it
+
+func (v *viewBatch) more() bool {
+	if v.left <= 0 {
+		return false
+	}
+	v.left--
+	return true
+}
+
 func (v *viewBatch) Exec() (pgconn.CommandTag, error) {
+	if !v.more() {
+		return pgconn.CommandTag{}, errNoMore
+	}
 	tag, err := v.BatchResults.Exec()
 	return tag, readError(err)
+}
+
+func (v *viewBatch) Query() (pgx.Rows, error) {
+	if !v.more() {
+		return errRows{errNoMore}, errNoMore
+	}
+	rows, err := v.BatchResults.Query()
+	return txRows{rows, v.read.ctx}, readError(err)
+}
+
+func (v *viewBatch) QueryRow() pgx.Row {
+	rows, _ := v.Query()
+	return row{rows}
 }
 
 func (v *viewBatch) Close() error {

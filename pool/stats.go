@@ -13,7 +13,7 @@ import (
 type counters struct {
 	readsReplica, readsPrimary, readsSpilled, readsWaited, readsStale atomic.Uint64
 	guards, staleAvoided                                              atomic.Uint64
-	writes, captures, nudges                                          atomic.Uint64
+	captures, nudges                                                  atomic.Uint64
 	retries, saturated, failovers, unknown, causalityLost             atomic.Uint64
 }
 

@@ -110,8 +110,13 @@ func everything(ctx context.Context, q querier, sql string, args ...any) (out []
 	maps, err = pgx.CollectRows(rows, pgx.RowToMap)
 	note(maps, err)
 	var n int
-	note("batch row", br.QueryRow().Scan(&n))
+	err = br.QueryRow().Scan(&n)
+	note("batch row", err)
 	note(n, nil)
+	if err == nil {
+		_, err = br.Exec()
+		note("one too many", err)
+	}
 	note("close", br.Close())
 
 	tx, err := q.Begin(ctx)
@@ -507,7 +512,7 @@ func TestClose(t *testing.T) {
 	ctx, _ := causal.Begin(t.Context())
 	for name, err := range map[string]error{
 		"Exec":      func() error { _, err := db.Exec(ctx, "select 1"); return err }(),
-		"Query":     func() error { _, err := db.Query(ctx, "select 1"); return err }(),
+		"Query":     func() error { rows, err := db.Query(ctx, "select 1"); rows.Close(); return err }(),
 		"QueryRow":  db.QueryRow(ctx, "select 1").Scan(),
 		"SendBatch": db.SendBatch(ctx, &pgx.Batch{}).Close(),
 		"CopyFrom":  func() error { _, err := db.CopyFrom(ctx, nil, nil, nil); return err }(),
