@@ -56,8 +56,8 @@ func parse(args []string) (settings.Settings, int, error) {
 	}
 	s, err := settings.Parse(args, getenv, os.Stderr)
 	products, bad := strconv.Atoi(cmp.Or(os.Getenv("PRODUCTS"), "100000"))
-	if err == nil && (bad != nil || products < 1) {
-		err = fmt.Errorf("PRODUCTS = %q: must be a number above 0", os.Getenv("PRODUCTS"))
+	if bad != nil || products < 1 {
+		err = errors.Join(err, fmt.Errorf("PRODUCTS = %q: must be a number above 0", os.Getenv("PRODUCTS")))
 	}
 	return s, products, err
 }
