@@ -97,8 +97,8 @@ func (c *Cache[K, V]) Close() error {
 		sh.mu.Unlock()
 	}
 	if c.shared != nil {
-		//lint:ignore SA2001 whoever got it earlier was starting a sender, which counts in wg by now
 		c.shared.pending.mu.Lock()
+		//lint:ignore SA2001 whoever had it earlier was starting a sender, which counts in wg by now
 		c.shared.pending.mu.Unlock()
 	}
 	done := make(chan struct{})

@@ -28,12 +28,11 @@ type fakeSpace struct {
 }
 
 type fakeKey struct {
-	id, data  string
-	dataEnd   time.Time
-	lease     string
-	leaseEnd  time.Time
-	token     string
-	gets, got int
+	id, data string
+	dataEnd  time.Time
+	lease    string
+	leaseEnd time.Time
+	token    string
 }
 
 type fakeListener struct{ events chan cache.Event }

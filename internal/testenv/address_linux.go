@@ -31,4 +31,6 @@ var localHost = sync.OnceValue(func() string {
 })
 
 // claimed keeps the claim's socket open for the life of the process.
+//
+//lint:ignore U1000 it is kept, not used
 var claimed net.Listener
