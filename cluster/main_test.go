@@ -102,7 +102,14 @@ func service(ctx context.Context) error {
 		}
 		servers = append(servers, drain.HTTP(srv, ln))
 	}
-	return drain.Serve(ctx, drain.Options{}, servers...)
+	told := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		os.WriteFile(os.Getenv("CLUSTER_TEST_BEHAVIOR")+".cause", []byte(context.Cause(ctx).Error()), 0o600)
+		close(told)
+	})
+	err := drain.Serve(ctx, drain.Options{}, servers...)
+	<-told
+	return err
 }
 
 const backstop = 60 * time.Second
@@ -259,6 +266,12 @@ func poll(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// cause is why the context of a worker that has drained ended.
+func (s *instance) cause() string {
+	b, _ := os.ReadFile(s.file("behavior.cause"))
+	return string(b)
 }
 
 // wait waits for the supervisor's end and returns its exit status.

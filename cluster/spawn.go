@@ -33,7 +33,8 @@ type spawner struct {
 // connections must not wake it up.
 type boundSocket struct {
 	*socket
-	fds []int
+	fds  []int
+	file os.FileInfo // of a unix socket
 }
 
 func newSpawner(o Options, sockets []*socket) (*spawner, error) {
@@ -41,6 +42,12 @@ func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 	var errs []error
 	for _, s := range sockets {
 		b := &boundSocket{socket: s}
+		if s.path != "" {
+			var err error
+			if b.file, err = os.Lstat(s.path); err != nil {
+				errs = append(errs, fmt.Errorf("cluster: listener %q: %w", s.name, err))
+			}
+		}
 		for _, ln := range s.lns {
 			fd, err := sys.Detach(ln)
 			if err != nil {
@@ -62,6 +69,7 @@ func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 	}
 	if len(errs) > 0 {
 		sp.closeSockets()
+		sp.removePaths()
 		return nil, errors.Join(errs...)
 	}
 	sp.env = os.Environ()
@@ -99,15 +107,24 @@ func (sp *spawner) closeSockets() {
 			sys.CloseFD(fd)
 		}
 		s.fds = nil
-		if s.path != "" {
+	}
+}
+
+// removePaths removes the files of unix sockets, unless somebody has put other ones there.
+func (sp *spawner) removePaths() {
+	for _, s := range sp.sockets {
+		if s.path == "" {
+			continue
+		}
+		if info, err := os.Lstat(s.path); err == nil && os.SameFile(info, s.file) {
 			os.Remove(s.path)
 		}
 	}
-	sp.sockets = nil
 }
 
 func (sp *spawner) close() {
 	sp.closeSockets()
+	sp.removePaths()
 	for v := range sp.exes {
 		sp.release(v)
 	}

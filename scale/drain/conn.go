@@ -46,8 +46,8 @@ type track struct {
 	http bool
 	// state is the http.ConnState; only New and Idle may be closed for silence.
 	state atomic.Int32
-	// heard is when bytes last came in, or a request ended, in Unix nanoseconds. It is kept only during the drain: before
-	// it, silence does not count.
+	// heard is when bytes last came in, or a request ended, in nanoseconds since the drain's start. Before that, silence
+	// does not count.
 	heard atomic.Int64
 	once  sync.Once
 }
@@ -55,7 +55,7 @@ type track struct {
 // hear notes that the connection is not silent.
 func (t *track) hear() {
 	if t.d.draining.Load() {
-		t.heard.Store(time.Now().UnixNano())
+		t.heard.Store(int64(time.Since(t.d.started)))
 	}
 }
 

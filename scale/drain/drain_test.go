@@ -190,8 +190,8 @@ func TestArrivingBytesAreNotSilence(t *testing.T) {
 	if _, err := c.Read(make([]byte, 8)); err != nil {
 		t.Fatal(err)
 	}
-	heard := time.Unix(0, tr.heard.Load())
-	if heard.Before(d.started) || tr.silent(heard.Add(59*time.Second), d.started, time.Minute) {
+	heard := d.started.Add(time.Duration(tr.heard.Load()))
+	if !heard.After(d.started) || tr.silent(heard.Add(59*time.Second), d.started, time.Minute) {
 		t.Error("a byte was not heard")
 	}
 	if !tr.silent(heard.Add(time.Minute), d.started, time.Minute) {

@@ -82,8 +82,7 @@ func (t *track) silent(now, started time.Time, grace time.Duration) bool {
 	default:
 		return false
 	}
-	since := max(t.heard.Load(), started.UnixNano())
-	return now.UnixNano()-since >= int64(grace)
+	return now.Sub(started)-time.Duration(t.heard.Load()) >= grace
 }
 
 // shutdown ends the HTTP servers and returns how many connections it had to cut.

@@ -23,7 +23,7 @@ func Spawn(path string, argv, env []string, files []int) (pid int, err error) {
 	for _, fd := range files {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	return syscall.ForkExec(path, argv, attr)
+	return syscall.ForkExec(path, argv, attr) //nolint:gosec // the supervisor executes its own program
 }
 
 // Pipe returns a pipe whose reading end is for this process and whose writing end is a descriptor for a child.
@@ -156,9 +156,8 @@ func Kill(pid int) { syscall.Kill(pid, syscall.SIGKILL) }
 // WorkerSignals makes this process ignore what Ctrl-C sends to a whole terminal, keeps it alive when the reader of its
 // output has gone, and returns a channel that tells of TERM.
 func WorkerSignals() <-chan os.Signal {
-	signal.Ignore(syscall.SIGINT, syscall.SIGHUP)
-	// Watched and not ignored, since programs started by the app would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	// Received and dropped, not ignored: programs that the app starts would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	return term
