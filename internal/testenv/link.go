@@ -241,9 +241,8 @@ func (p *pipe) write() {
 				continue
 			}
 		}
-		done := !p.deliver(c, f)
-		p.pop()
-		if done {
+		p.pop() // first: whoever sees the effect of the bytes also sees them counted
+		if !p.deliver(c, f) {
 			return
 		}
 	}
@@ -269,9 +268,9 @@ func (p *pipe) deliver(c chunk, f faults) bool {
 			if p.direction == Up && p.matches(c.data) {
 				l.losing.Store(true) // before the server can answer
 			}
-			n, err := p.to.Write(c.data)
-			proxy.moved[p.direction].Add(int64(n))
-			if err != nil {
+			proxy.moved[p.direction].Add(int64(len(c.data)))
+			if n, err := p.to.Write(c.data); err != nil {
+				proxy.moved[p.direction].Add(int64(n - len(c.data)))
 				l.close(true)
 				return false
 			}

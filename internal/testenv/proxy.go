@@ -58,7 +58,8 @@ type ProxyStats struct {
 	Dropped    int64 // bytes swallowed by DropReplies, LoseReplies and BlackHole
 }
 
-// StartProxy starts a proxy in front of target, a host and port.
+// StartProxy starts a proxy in front of target, a host and port. It accepts before
+// it dials: a client of a server that refuses is accepted and then reset.
 func StartProxy(target string) (*Proxy, error) {
 	l, err := listen()
 	if err != nil {
