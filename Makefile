@@ -12,7 +12,7 @@ help: ## show this list
 
 demo: ## run the storefront with servers of its own (ADDR, ADMIN_ADDR, CONTROL, WORKERS, PRODUCTS, …)
 	@scripts/setup servers
-	@echo "building the storefront"
+	@echo "building the storefront (the first time: a minute or two)"
 	@cd examples/storefront && go build -o ../../.bin/ . ./demo
 	@exec .bin/demo
 
