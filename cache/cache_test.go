@@ -332,6 +332,31 @@ func TestDifferentKeysDoNotWait(t *testing.T) {
 	wg.Wait()
 }
 
+// A Get that missed memory just before a load ended does not load again.
+func TestMemoryIsLookedAtAgain(t *testing.T) {
+	loads := make([]atomic.Int64, 5000)
+	c := open(t, func(_ context.Context, key int) (int, error) {
+		loads[key].Add(1)
+		return key, nil
+	}, cache.Options[int, int]{MaxEntries: 2 * len(loads)})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for key := range loads {
+				if got, err := c.Get(t.Context(), key); err != nil || got != key {
+					t.Errorf("got %d, %v", got, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for key := range loads {
+		if n := loads[key].Load(); n != 1 {
+			t.Errorf("key %d was loaded %d times", key, n)
+		}
+	}
+}
+
 func TestStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -509,6 +534,7 @@ func TestGetMany(t *testing.T) {
 		if len(bulks) != 1 || fmt.Sprint(bulks[0]) != "[2 3 99]" {
 			t.Errorf("bulk loads of %v", bulks)
 		}
+		synctest.Wait() // the first Get has returned
 		// All from memory now, the missing one too.
 		v, err := c.GetMany(t.Context(), []int{1, 2, 3, 99})
 		if err != nil || len(v) != 3 || len(bulks) != 1 {

@@ -44,6 +44,7 @@ type fakeNode struct {
 	mu    sync.Mutex
 	down  bool                             // calls fail
 	hang  bool                             // calls take as long as their context
+	mute  bool                             // Invalidate fails, and nothing else
 	held  chan struct{}                    // events wait until it is closed
 	calls map[string]int                   // by method
 	onPut func(fills []cache.Fill) error   // before a Put
@@ -92,7 +93,7 @@ func (n *fakeNode) called(method string) int {
 func (n *fakeNode) call(ctx context.Context, method string) error {
 	n.mu.Lock()
 	n.calls[method]++
-	down, hang := n.down, n.hang
+	down, hang := n.down || n.mute && method == "Invalidate", n.hang
 	n.mu.Unlock()
 	if hang {
 		<-ctx.Done()

@@ -396,6 +396,31 @@ func TestRemoteDown(t *testing.T) {
 	})
 }
 
+// While an invalidation waits to be sent, the record it is about still stands, and is not read.
+func TestPendingKeyPassesTheRemoteBy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), new(origin)
+		n := store.node()
+		c := open(t, o.load, cache.Options[int, int]{Remote: n})
+		synctest.Wait()
+		c.Get(t.Context(), 1)
+		n.set(func(n *fakeNode) { n.mute = true })
+		o.values[1].Store(1)
+		if err := c.Invalidate(t.Context(), 1); !errors.Is(err, errDown) {
+			t.Errorf("Invalidate = %v", err)
+		}
+		got, err := c.Get(t.Context(), 1)
+		want(t, got, err, 1)
+		n.set(func(n *fakeNode) { n.mute = false })
+		time.Sleep(5 * time.Second)
+		if s := c.Stats(); s.Pending != 0 || s.Replayed != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+		got, err = open(t, o.load, cache.Options[int, int]{Remote: store.node()}).Get(t.Context(), 1)
+		want(t, got, err, 1)
+	})
+}
+
 // After a loss everything in memory is checked, and what is still the same is served without a load.
 func TestReconnectDoesNotLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

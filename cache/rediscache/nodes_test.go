@@ -278,6 +278,36 @@ func TestRestartedEmpty(t *testing.T) {
 	})
 }
 
+// A server that restarts with the clock it had may have lost what came after: it counts anew.
+func TestRestartBeginsAnIncarnation(t *testing.T) {
+	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{Settings: map[string]string{"appendonly": "yes", "appendfsync": "always"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	r := rediscache.New(open(t, server.URL()))
+	invalidate := func() (ev cache.Event) {
+		eventually(t, "Redis answers", func() bool {
+			ev, err = r.Invalidate(t.Context(), "restarted", cache.Invalidation{Keys: []string{"k"}})
+			return err == nil
+		})
+		return ev
+	}
+	invalidate()
+	before := invalidate()
+	server.Kill()
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after := invalidate()
+	if before.N < 2 || after.Incarnation <= before.Incarnation || len(after.Incarnation) != len(before.Incarnation) || after.N >= before.N {
+		t.Errorf("the clock went from %+v to %+v", before, after)
+	}
+	if again := invalidate(); again.Incarnation != after.Incarnation || again.N != after.N+1 {
+		t.Errorf("the clock went from %+v to %+v", after, again)
+	}
+}
+
 // Killing the connection that messages come by loses messages, and the cache notices.
 func TestBusConnectionKilled(t *testing.T) {
 	server, name, o := redisServer(t), unique(), new(counter)
