@@ -25,7 +25,7 @@ var binDir string // of the demo and the storefront
 func TestMain(m *testing.M) {
 	var err error
 	if binDir, err = os.MkdirTemp("", "storefront-demo-test"); err == nil {
-		args := []string{"build", "-o", binDir}
+		args := []string{"build", "-buildvcs=false", "-o", binDir}
 		if raceEnabled {
 			args = append(args, "-race") // the packages are built already
 		}
