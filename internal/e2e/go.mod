@@ -4,10 +4,7 @@ module github.com/fairlead/fairlead/internal/e2e
 
 go 1.26.0
 
-require (
-	github.com/fairlead/fairlead v0.0.0
-	golang.org/x/tools v0.52.0
-)
+require golang.org/x/tools v0.52.0
 
 require (
 	golang.org/x/mod v0.42.0 // indirect
