@@ -414,6 +414,37 @@ func TestStates(t *testing.T) {
 	})
 }
 
+// A value that is invalidated while it is loaded anew is not what the failed load falls back to.
+func TestInvalidatedIsNoSpare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		c := open(t, g.load, cache.Options[int, int]{StaleIfError: time.Hour})
+		failing := errors.New("origin is down")
+		get := func(answer error, between func()) error {
+			ended := make(chan error)
+			go func() {
+				_, err := c.Get(t.Context(), 1)
+				ended <- err
+			}()
+			<-g.begun
+			between()
+			g.open <- answer
+			return <-ended
+		}
+		if err := get(nil, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if err := get(failing, func() {}); err != nil {
+			t.Errorf("the stale value was not served: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if err := get(failing, func() { c.Invalidate(t.Context(), 1) }); !errors.Is(err, failing) {
+			t.Errorf("got %v, want the load's error", err)
+		}
+	})
+}
+
 func TestFailingLoaderIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failing := errors.New("origin is down")

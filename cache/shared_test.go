@@ -179,6 +179,7 @@ func TestOwnWritesDetachOlderFlight(t *testing.T) {
 		if v := <-got; v != 1002 {
 			t.Errorf("the writer got %d from a load that began before the write", v)
 		}
+		synctest.Wait()
 		if s := b.Stats(); s.Refused != 1 {
 			t.Errorf("the old load's fill was not refused: %+v", s)
 		}
@@ -392,6 +393,27 @@ func TestRemoteDown(t *testing.T) {
 		read(b, 2, 7)
 		if n := o.loads.Load(); n != loads {
 			t.Error("b loaded what a had put in the remote")
+		}
+	})
+}
+
+// What could not be stored in the shared tier is trusted for DisconnectedTTL, also while invalidations are heard.
+func TestMemoryOnlyIsTrustedBriefly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), new(origin)
+		n := store.node()
+		c := open(t, o.load, cache.Options[int, int]{Remote: n, TTL: time.Hour})
+		synctest.Wait()
+		n.set(func(n *fakeNode) { n.down = true })
+		for i := range 5 {
+			o.values[1].Store(int64(i))
+			got, err := c.Get(t.Context(), 1)
+			want(t, got, err, i)
+			time.Sleep(4 * time.Second)
+			o.values[1].Store(99)
+			got, err = c.Get(t.Context(), 1)
+			want(t, got, err, i)
+			time.Sleep(2 * time.Second)
 		}
 	})
 }
