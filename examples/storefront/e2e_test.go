@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,11 +188,15 @@ func testCart(t *testing.T, s *storefront) {
 // Orders are in flight, each past the reading of its session and held by a lock in the database, when their user logs out.
 func testLogout(t *testing.T, s *storefront) {
 	ctx := t.Context()
-	conn, err := pgx.Connect(ctx, s.pg.Primary.URL(s.db))
-	if err != nil {
-		t.Fatal(err)
+	connect := func() *pgx.Conn {
+		conn, err := pgx.Connect(ctx, s.pg.Primary.URL(s.db))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.WithoutCancel(ctx)) })
+		return conn
 	}
-	defer conn.Close(ctx)
+	conn, watch := connect(), connect() // in a transaction pg_stat_activity stands still
 	for _, everywhere := range []bool{false, true} {
 		c := s.login(t, fmt.Sprintf("leaver-%v", everywhere))
 		c.do(http.StatusOK, "POST", "/cart/items", `{"product_id":9,"qty":1}`)
@@ -218,7 +223,7 @@ func testLogout(t *testing.T, s *storefront) {
 		}
 		eventually(t, "the orders wait for the lock", func() error {
 			var n int
-			err := conn.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
+			err := watch.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
 			if err == nil && n != inFlight {
 				err = fmt.Errorf("%d wait", n)
 			}
@@ -314,8 +319,6 @@ func testOneQuery(t *testing.T, s *storefront) {
 		defer p.SetDelay(0, 0)
 	}
 	for round := range 10 {
-		queries := s.queries(t, "%from products where id = $1%", nodes...)
-		failures := s.metric(t, "fairlead_cache_remote_errors_total")
 		path := fmt.Sprintf("/products/%d", 2900+round)
 		var ready, done sync.WaitGroup
 		var workers set
@@ -346,6 +349,8 @@ func testOneQuery(t *testing.T, s *storefront) {
 			})
 		}
 		ready.Wait()
+		queries := s.queries(t, "%from products where id = $1%", nodes...)
+		failures := s.metric(t, "fairlead_cache_remote_errors_total")
 		close(gate)
 		done.Wait()
 		queries = s.queries(t, "%from products where id = $1%", nodes...) - queries

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -98,6 +99,9 @@ func conflict(detail string) error     { return &problem{http.StatusConflict, de
 func fail(w http.ResponseWriter, r *http.Request, err error) {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
+		if ended := r.Context().Err(); ended != nil { // and whatever was under way says so in its own words
+			err = fmt.Errorf("%w: %w", ended, err)
+		}
 		p = explain(err)
 	}
 	switch {
