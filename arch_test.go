@@ -33,7 +33,6 @@ var rules = map[string][]string{
 
 	"./internal/...":     join(common, xsys, []string{"./internal/loadsim"}),
 	"./internal/testenv": join(common, xsys, goredis, pgx),
-	"./internal/seed":    {"github.com/...", "golang.org/..."}, // keeps go.mod whole until the parts do
 
 	// Anyone may import causal, so it must cost nothing.
 	"./pool/causal": {"./internal/respwriter"},
