@@ -42,6 +42,7 @@ func TestKeysHaveTextsOfTheirOwn(t *testing.T) {
 
 func TestKeyTypesThatNeedAFunction(t *testing.T) {
 	type hidden struct{ addr netip.Addr }
+	_ = hidden{}.addr
 	for _, bad := range []error{
 		encodable[float64](), encodable[*int](), encodable[any](), encodable[struct{ F float32 }](), encodable[hidden](), encodable[[2]any](),
 	} {
@@ -87,7 +88,7 @@ func TestSchemaFollowsTheType(t *testing.T) {
 		}
 		seen[s] = true
 	}
-	if schemaOf("", reflect.TypeFor[a]()) != schemaOf("", reflect.TypeFor[a]()) {
+	if !seen[schemaOf("", reflect.TypeFor[a]())] {
 		t.Error("a schema changes")
 	}
 }
