@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -137,13 +139,21 @@ func (s *shop) patchProduct(w http.ResponseWriter, r *http.Request) error {
 	rows, _ := s.db.Query(r.Context(), `update products set price_cents = coalesce($2, price_cents), stock = coalesce($3, stock)
 		where id = $1 returning `+productColumns, id, change.PriceCents, change.Stock)
 	changed, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Product])
+	if err == nil || errors.Is(err, pool.ErrOutcomeUnknown) { // then it may be new
+		s.invalidate(r.Context(), id)
+	}
 	if err != nil {
 		return err
 	}
-	if err := s.products.Invalidate(r.Context(), id); err != nil {
-		return err
-	}
 	return reply(w, http.StatusOK, changed)
+}
+
+// invalidate drops products from the cache everywhere. An error says that Redis was not told yet: the cache goes on telling
+// it, and meanwhile answers this client from the origin. The change itself is committed, so it is no failure of the request.
+func (s *shop) invalidate(ctx context.Context, ids ...int64) {
+	if err := s.products.Invalidate(ctx, ids...); err != nil {
+		slog.WarnContext(ctx, "invalidation is late", "error", err)
+	}
 }
 
 func pathID(r *http.Request) (int64, error) {
