@@ -177,7 +177,7 @@ func (b *Breaker) outcome(ctx context.Context, err error) outcome {
 	switch {
 	case err == nil:
 		return succeeded
-	case ctx.Err() == context.Canceled: //nolint:errorlint // it is never wrapped
+	case ctx.Err() == context.Canceled:
 		return ignored
 	case isOpen(err):
 		return ignored
@@ -216,7 +216,7 @@ func (b *Breaker) settle(c call, o outcome) {
 	switch {
 	case counts:
 		b.demand.add(now, tally{1, 1, 0})
-		if gen, state := c.m.load(); gen == c.gen && c.m == b.machine.Load() {
+		if gen, state := c.m.load(); gen == c.gen {
 			c.m.window.add(now, tally{1, bit(isFailure), bit(slow)})
 			trip = state == Closed && c.m.mustTrip(now)
 		}

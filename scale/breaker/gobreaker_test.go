@@ -91,7 +91,7 @@ func TestGapProbeThatHangs(t *testing.T) {
 		}()
 		time.Sleep(10*time.Second - 1)
 		wantState(t, b, HalfOpen)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		wantState(t, b, Open)
 		time.Sleep(5 * time.Second)

@@ -43,7 +43,7 @@ func newMachine(b *Breaker, forced State) *machine {
 			return m.mustTrip(b.now())
 		},
 		OnStateChange: func(_ string, from, to gobreaker.State) { m.onChange(stateOf(from), stateOf(to)) },
-		IsExcluded:    func(err error) bool { return err == errNothing }, //nolint:errorlint // ours, unwrapped
+		IsExcluded:    func(err error) bool { return err == errNothing },
 	})
 	return m
 }

@@ -33,7 +33,7 @@ func TestTransportPerHost(t *testing.T) {
 	good := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fine") }))
 	defer good.Close()
 
-	hosts, err := PerHost("upstream", Options{Logger: quiet, OpenFor: time.Hour})
+	hosts, err := PerHost("upstream", Options{Logger: quiet, OpenFor: time.Hour, SlowCall: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,17 @@ func TestBudgetSettings(t *testing.T) {
 				t.Errorf("%+v: %d retries, want %d", test.o, got, test.want)
 			}
 		}
+		// Good times save up for Burst retries and no more.
+		b := newTest(t, Options{})
+		for range 100_000 {
+			Do(ctx, b, func(context.Context) (int, error) { return 0, nil })
+		}
+		for range 100 {
+			Do(ctx, b, func(context.Context) (int, error) { return 0, errDown })
+		}
+		if got := b.Stats().Retries; got < 19 || got > 20 {
+			t.Errorf("%d retries of 100 requests after 100000 good ones, want 19 or 20", got)
+		}
 	})
 }
 
@@ -188,6 +199,7 @@ func TestCancelledWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newTest(t, Options{BaseDelay: time.Hour, MaxDelay: time.Hour})
 		ctx, cancel := context.WithCancel(ctx)
+		start := time.Now()
 		attempts := 0
 		done := make(chan error)
 		go func() {
@@ -198,6 +210,9 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) || !errors.Is(err, errDown) || attempts != 1 {
 			t.Error(err, attempts)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("went on waiting for %v", took)
 		}
 		// A context that is done already ends it after the first attempt.
 		if _, err := Do(ctx, b, func(context.Context) (int, error) { attempts++; return 0, errDown }); err != errDown || attempts != 2 {

