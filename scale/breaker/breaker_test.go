@@ -400,6 +400,30 @@ func TestCallsFromBeforeTheTripDoNotCount(t *testing.T) {
 	})
 }
 
+// Between a call that finds that the window trips and gobreaker's hearing of it, the state may change. Neither a closed
+// breaker that has just recovered nor a half-open one trips for that.
+func TestATripThatComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTest(t, Options{MinCalls: 1})
+		late := b.machine.Load().trip
+		late() // the window is empty
+		wantState(t, b, Closed)
+		do(b, 1, 0, errDown)
+		late()
+		wantState(t, b, Open)
+		time.Sleep(5 * time.Second)
+		late()
+		wantState(t, b, HalfOpen)
+		if err := do(b, 3, 0, nil); err != nil {
+			t.Error(err)
+		}
+		wantState(t, b, Closed)
+		if n := b.Stats().Trips; n != 1 {
+			t.Errorf("%d trips", n)
+		}
+	})
+}
+
 func TestForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var changes []string

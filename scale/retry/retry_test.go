@@ -224,8 +224,8 @@ func TestCancelledWhileWaiting(t *testing.T) {
 // Full jitter: waits fill 0 to BaseDelay * 2^n, up to MaxDelay.
 func TestBackoff(t *testing.T) {
 	b := newTest(t, Options{BaseDelay: 100 * time.Millisecond, MaxDelay: 500 * time.Millisecond})
-	for n, most := range []time.Duration{100, 200, 400, 500, 500, 500} {
-		most *= time.Millisecond
+	for n, ms := range []int{100, 200, 400, 500, 500, 500} {
+		most := time.Duration(ms) * time.Millisecond
 		low, high := most, time.Duration(0)
 		for range 2000 {
 			d := b.backoff(n)
