@@ -333,7 +333,7 @@ func (c *Cache[K, V]) renew(ctx context.Context, calls []*call[K, V]) (stop func
 	var asks []Ask
 	for _, cl := range calls {
 		if cl.loaned {
-			asks = append(asks, Ask{Key: cl.name, Lease: cl.lease, Hold: leaseHold, Instead: cl.instead})
+			asks = append(asks, Ask{Key: cl.name, Lease: cl.lease, Hold: leaseHold, Instead: cl.instead, Renew: true})
 		}
 	}
 	if len(asks) == 0 {
@@ -356,7 +356,7 @@ func (c *Cache[K, V]) renew(ctx context.Context, calls []*call[K, V]) (stop func
 	})
 	return func() {
 		if close(stopping); !timer.Stop() {
-			<-stopped // a renewal that came after the fill would take the lease again
+			<-stopped
 		}
 	}
 }

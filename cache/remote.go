@@ -14,7 +14,7 @@ import (
 type Remote interface {
 	// Get answers each ask, in their order. It reads the key's record and, where the ask brings a lease and there is no
 	// record (or only the one named Instead), takes the lease unless another holds it. An ask with the lease that stands
-	// renews it.
+	// renews it. An ask with Renew does only that: a lease that has ended it must not take.
 	Get(ctx context.Context, space string, asks []Ask) ([]Record, error)
 
 	// Put stores each fill whose lease still stands, ends that lease and reports which were stored, in their order. A fill
@@ -40,6 +40,9 @@ type Ask struct {
 	Hold time.Duration
 	// Instead is the ID of a record that does not count as one: the lease is for replacing it.
 	Instead string
+	// Renew says that the lease was held before: it is renewed if it still stands, and otherwise not taken again. An
+	// invalidation may have ended it, and a load that began earlier must not get it back.
+	Renew bool
 }
 
 // Record is the answer to an [Ask].

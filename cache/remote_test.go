@@ -153,7 +153,7 @@ func (n *fakeNode) Get(ctx context.Context, space string, asks []cache.Ask) ([]c
 		if a.Lease == "" || k.id != "" && (a.Instead == "" || a.Instead != k.id) {
 			continue
 		}
-		if k.lease == "" || k.lease == a.Lease {
+		if k.lease == a.Lease || k.lease == "" && !a.Renew {
 			k.lease, k.leaseEnd = a.Lease, time.Now().Add(a.Hold)
 			records[i].Leased, records[i].Token = true, k.token
 		}

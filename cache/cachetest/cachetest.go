@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) cache.Remote) {
 		{"a record runs out", (*suite).recordExpires},
 		{"a record can be replaced", (*suite).instead},
 		{"an invalidation beats a load under way", (*suite).invalidate},
+		{"a lease that ended is not renewed", (*suite).renew},
 		{"tokens are merged", (*suite).tokens},
 		{"the clock counts without gaps", (*suite).clock},
 		{"listeners hear everything in order", (*suite).listen},
@@ -239,6 +240,42 @@ func (s *suite) invalidate() {
 	}
 	s.want(s.a, "loading", "", "")
 	s.store(s.b, "loading", "new")
+}
+
+func (s *suite) renew() {
+	if s.get(s.a, cache.Ask{Key: "k", Lease: id(), Renew: true}).Leased {
+		s.Fatal("a renewal took a lease that nobody had")
+	}
+	mine := id()
+	s.get(s.a, cache.Ask{Key: "k", Lease: mine, Hold: hold / 2})
+	if !s.get(s.a, cache.Ask{Key: "k", Lease: mine, Renew: true}).Leased {
+		s.Fatal("a lease that stands was not renewed")
+	}
+	if s.get(s.b, cache.Ask{Key: "k", Lease: id(), Renew: true}).Leased {
+		s.Fatal("a renewal took another's lease")
+	}
+	s.drop(s.b, "", "k")
+	if s.get(s.a, cache.Ask{Key: "k", Lease: mine, Renew: true}).Leased {
+		s.Fatal("a renewal took a lease again that an invalidation had ended")
+	}
+	if s.put(s.a, cache.Fill{Key: "k", Lease: mine, Data: []byte("old")}) {
+		s.Fatal("a value was stored whose load began before the invalidation, by a lease that was renewed after it")
+	}
+	s.want(s.b, "k", "", "")
+
+	// The same where a record is being replaced.
+	old := s.store(s.b, "k", "old")
+	mine = id()
+	s.get(s.a, cache.Ask{Key: "k", Lease: mine, Instead: old})
+	if !s.get(s.a, cache.Ask{Key: "k", Lease: mine, Instead: old, Renew: true}).Leased {
+		s.Fatal("a lease for replacing a record was not renewed")
+	}
+	s.drop(s.b, "", "k")
+	if s.get(s.a, cache.Ask{Key: "k", Lease: mine, Instead: old, Renew: true}).Leased {
+		s.Fatal("a renewal took a lease again that an invalidation had ended")
+	}
+	s.put(s.a, cache.Fill{Key: "k", Lease: mine}) // nothing of it is left in the way
+	s.store(s.b, "k", "new")
 }
 
 func (s *suite) tokens() {

@@ -278,6 +278,71 @@ func TestRestartedEmpty(t *testing.T) {
 	})
 }
 
+// deaf is a Remote of a process that hears nothing. It counts renewals of leases.
+type deaf struct {
+	*rediscache.Remote
+	renewals *atomic.Int64
+}
+
+func (deaf) Listen(ctx context.Context, _ string, _ func(cache.Event)) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (r deaf) Get(ctx context.Context, space string, asks []cache.Ask) ([]cache.Record, error) {
+	records, err := r.Remote.Get(ctx, space, asks)
+	for _, a := range asks {
+		if a.Renew {
+			r.renewals.Add(1)
+		}
+	}
+	return records, err
+}
+
+// A load that goes on renewing its lease after another process has invalidated the key does not get it back.
+func TestRenewalAfterInvalidation(t *testing.T) {
+	url, name, o := redisServer(t).URL(), unique(), new(counter)
+	o.values[7].Store(1)
+	var renewals atomic.Int64
+	remote := deaf{rediscache.New(open(t, url)), &renewals}
+	begun := make(chan struct{}, 2)
+	finish := make(chan struct{})
+	a, err := cache.New(name, func(_ context.Context, key int) (int, error) {
+		v := int(o.values[key].Load())
+		begun <- struct{}{}
+		<-finish
+		return v, nil
+	}, cache.Options[int, int]{Remote: remote, RemoteTimeout: backstop, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	b := node(t, name, url, o.load, cache.Options[int, int]{})
+	c := node(t, name, url, o.load, cache.Options[int, int]{})
+	connected(t, b, c)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.Get(t.Context(), 7)
+	}()
+	<-begun
+	eventually(t, "the lease is renewed", func() bool { return renewals.Load() > 0 })
+	o.values[7].Store(2)
+	if err := b.Invalidate(t.Context(), 7); err != nil {
+		t.Fatal(err)
+	}
+	n := renewals.Load()
+	eventually(t, "it was to be renewed again", func() bool { return renewals.Load() >= n+2 }) // one may have been under way
+	close(finish)
+	<-ended
+	for _, n := range []*cache.Cache[int, int]{c, b, a} {
+		want(t, n, t.Context(), 7, 2)
+	}
+	if s := a.Stats(); s.Refused != 1 {
+		t.Errorf("the old value was not refused: %+v", s)
+	}
+}
+
 // A server that restarts with the clock it had may have lost what came after: it counts anew.
 func TestRestartBeginsAnIncarnation(t *testing.T) {
 	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{Settings: map[string]string{"appendonly": "yes", "appendfsync": "always"}})

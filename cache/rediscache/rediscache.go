@@ -74,7 +74,11 @@ func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cac
 				continue
 			}
 			keys := []string{key, leaseKey(space, a.Key), tokenKey(space, a.Key)}
-			cmds = append(cmds, lease.Queue(ctx, p, keys, a.Lease, milliseconds(a.Hold), a.Instead))
+			renew := 0
+			if a.Renew {
+				renew = 1
+			}
+			cmds = append(cmds, lease.Queue(ctx, p, keys, a.Lease, milliseconds(a.Hold), a.Instead, renew))
 		}
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {

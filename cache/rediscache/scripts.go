@@ -2,9 +2,10 @@ package rediscache
 
 import "github.com/fairlead/fairlead/scale/redisconn"
 
-// lease reads a record and takes, or renews, the lease for a missing one.
+// lease reads a record and takes, or renews, the lease for a missing one. To renew only, it never takes it: an invalidation
+// may have ended it.
 //
-//	KEYS record, lease, token    ARGV the lease, its milliseconds, the ID of a record that does not count
+//	KEYS record, lease, token    ARGV the lease, its milliseconds, the ID of a record that does not count, 1 to renew only
 //	→ record, its milliseconds left, whether leased, token
 var lease = redisconn.NewScript(`
 local record = redis.call('GET', KEYS[1])
@@ -13,10 +14,12 @@ if record and (#record < 16 or left <= 0) then record = false end
 if record and (ARGV[3] == '' or string.sub(record, 1, 16) ~= ARGV[3]) then
 	return {record, left, 0, ''}
 end
-local leased = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
-if not leased and redis.call('GET', KEYS[2]) == ARGV[1] then
+local leased = false
+if redis.call('GET', KEYS[2]) == ARGV[1] then
 	redis.call('PEXPIRE', KEYS[2], ARGV[2])
 	leased = true
+elseif ARGV[4] == '0' then
+	leased = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
 end
 return {record or '', left, leased and 1 or 0, redis.call('GET', KEYS[3]) or ''}
 `)
