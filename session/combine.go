@@ -3,7 +3,6 @@ package session
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -201,34 +200,33 @@ func (m *Manager[T]) runOne(q *queue[T], o *op[T], data []byte) (after []byte, o
 	if o.fn == nil {
 		return data, true
 	}
-	// Each change gets a value of its own: a caller may keep what it was given.
-	v, err := m.decode(data)
+	var v T
+	var err error
 	returned := false
-	if err == nil {
-		func() {
-			defer func() {
-				if returned {
-					return
-				}
-				if o.panicked = recover(); o.panicked != nil {
-					return
-				}
-				// runtime.Goexit: this goroutine ends here, another goes on with the batch.
-				q.batch = slices.DeleteFunc(q.batch, func(x *op[T]) bool { return x == o })
-				o.finish(nil, m.fail(errors.New("the change called runtime.Goexit")))
-			}()
-			err = o.fn(&v)
-			returned = true
+	func() {
+		defer func() {
+			if returned {
+				return
+			}
+			if o.panicked = recover(); o.panicked != nil {
+				return
+			}
+			// runtime.Goexit: this goroutine ends here, another goes on with the batch.
+			q.batch = slices.DeleteFunc(q.batch, func(x *op[T]) bool { return x == o })
+			o.finish(nil, m.fail(errors.New("the change called runtime.Goexit")))
 		}()
-		if !returned {
-			o.finish(nil, nil)
-			return nil, false
+		// Each change gets a value of its own: a caller may keep what it was given.
+		if v, err = m.decode(data); err == nil {
+			err = o.fn(&v)
 		}
-	}
-	if err == nil {
-		if after, err = json.Marshal(v); err != nil {
-			err = m.fail(fmt.Errorf("encode: %w", err))
+		if err == nil {
+			after, err = m.encode(v)
 		}
+		returned = true
+	}()
+	if !returned {
+		o.finish(nil, nil)
+		return nil, false
 	}
 	if err != nil {
 		o.finish(nil, err)

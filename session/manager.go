@@ -2,16 +2,16 @@ package session
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fairlead/fairlead/pool/causal"
 )
 
 // Manager keeps the sessions of an application, each with a value of type T, in a store. It is safe for concurrent use.
@@ -37,7 +37,7 @@ func New[T any](store Store, o Options) (*Manager[T], error) {
 	o, err := o.check(store)
 	m := &Manager[T]{o: o, store: store, queues: map[string]*queue[T]{}}
 	var zeroErr error
-	if m.zero, zeroErr = json.Marshal(*new(T)); zeroErr != nil {
+	if m.zero, zeroErr = m.encode(*new(T)); zeroErr != nil {
 		err = errors.Join(err, fmt.Errorf("session: type %T cannot be encoded: %w", *new(T), zeroErr))
 	}
 	if err != nil {
@@ -167,14 +167,27 @@ func (m *Manager[T]) fail(err error) error {
 	return fmt.Errorf("%s: %w", m.o.Name, err)
 }
 
-// call asks the store once, within the time it may take. What it fails with wraps ErrUnavailable, or is the error of ctx.
+// unscoped hides a context's causal scope. What a store does for the manager is neither written nor read by the request: a
+// store on a database that keeps track of positions would make every client look like one that had written.
+type unscoped struct{ context.Context }
+
+func (c unscoped) Value(key any) any {
+	v := c.Context.Value(key)
+	if _, ok := v.(*causal.Scope); ok {
+		return nil
+	}
+	return v
+}
+
+// call asks the store once, within the time it may take and outside the causal scope of ctx. What it fails with wraps
+// ErrUnavailable, or is the error of ctx.
 func (m *Manager[T]) call(ctx context.Context, f func(context.Context) error) error {
 	if m.closed.Load() {
 		return m.fail(ErrClosed)
 	}
 	limited, cancel := context.WithTimeout(ctx, m.o.StoreTimeout)
 	defer cancel()
-	err := f(limited)
+	err := f(unscoped{limited})
 	switch {
 	case err == nil:
 		return nil
@@ -281,102 +294,27 @@ func (m *Manager[T]) read(ctx context.Context, tag, id string) (snap *snapshot, 
 	return snap, err
 }
 
-func (m *Manager[T]) decode(data []byte) (T, error) {
-	var v T
+// encode and decode run code of T, which may panic: that is the failure of the one value, whose change or read it is.
+func (m *Manager[T]) encode(v T) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			data, err = nil, m.fail(fmt.Errorf("encode: %T panicked: %v", v, p))
+		}
+	}()
+	if data, err = json.Marshal(v); err != nil {
+		return nil, m.fail(fmt.Errorf("encode: %w", err))
+	}
+	return data, nil
+}
+
+func (m *Manager[T]) decode(data []byte) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			v, err = *new(T), m.fail(fmt.Errorf("decode: %T panicked: %v", v, p))
+		}
+	}()
 	if err := json.Unmarshal(data, &v); err != nil {
 		return *new(T), m.fail(fmt.Errorf("decode: %w", err))
 	}
 	return v, nil
-}
-
-// A keyring holds the manager's secrets, newest first.
-type keyring struct {
-	given [][]byte
-
-	mu     sync.Mutex
-	loaded []tokenKey
-	asked  time.Time
-}
-
-// Where the store keeps the random key of managers that were given none.
-const (
-	keyTag = "fairlead"
-	keyID  = "key"
-)
-
-// secrets returns the keys; the first call may ask the store.
-func (m *Manager[T]) secrets(ctx context.Context) ([]tokenKey, error) {
-	k := &m.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.loaded == nil && len(k.given) > 0 {
-		for _, key := range k.given {
-			k.loaded = append(k.loaded, key)
-		}
-	}
-	if k.loaded == nil {
-		if err := m.fetchKey(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return k.loaded, nil
-}
-
-// fetchKey asks the store for its key, and gives it one if it has none.
-func (m *Manager[T]) fetchKey(ctx context.Context) error {
-	k := &m.keys
-	k.asked = time.Now()
-	fresh := make([]byte, 32)
-	rand.Read(fresh)
-	var key tokenKey
-	err := m.call(ctx, func(ctx context.Context) error {
-		r, err := m.store.Load(ctx, keyTag, keyID)
-		if err == nil && r.Version == 0 {
-			r = Record{Tag: keyTag, ID: keyID, Value: fresh}
-			var current Record
-			if current, _, err = m.store.Create(ctx, r); err == nil {
-				r = current
-			}
-		}
-		key = slices.Clone(r.Value)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(k.loaded, func(have tokenKey) bool { return string(have) == string(key) }) {
-		k.loaded = append([]tokenKey{key}, k.loaded...)
-	}
-	return nil
-}
-
-// token opens what a cookie held; not ok means that it was not made with a key of ours.
-func (m *Manager[T]) token(ctx context.Context, raw [rawLen]byte) (t token, ok bool, err error) {
-	keys, err := m.secrets(ctx)
-	if err != nil {
-		return token{}, false, err
-	}
-	if t, ok = openWith(keys, raw); ok || len(m.keys.given) > 0 {
-		return t, ok, nil
-	}
-	// The store may have lost its data, and with it the key, and have a new one from another process.
-	k := &m.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if time.Since(k.asked) > time.Second {
-		if err := m.fetchKey(ctx); err != nil {
-			return token{}, false, err
-		}
-	}
-	t, ok = openWith(k.loaded, raw)
-	return t, ok, nil
-}
-
-func openWith(keys []tokenKey, raw [rawLen]byte) (token, bool) {
-	for _, k := range keys {
-		if k.number() == raw[0] {
-			return k.open(raw), true
-		}
-	}
-	return token{}, false
 }

@@ -281,12 +281,9 @@ func (s *Session[T]) load(ctx context.Context) error {
 	}
 	for _, raw := range raws {
 		found := false
-		t, ok, err := s.m.token(ctx, raw)
-		if err == nil && ok {
-			var snap *snapshot
-			if snap, err = s.m.read(ctx, t.tag, t.id()); err == nil && snap != nil {
-				found, err = s.settle(ctx, t, snap)
-			}
+		t, snap, err := s.m.find(ctx, raw)
+		if err == nil && snap != nil {
+			found, err = s.settle(ctx, t, snap)
 		}
 		if err != nil {
 			if errors.Is(err, ErrUnavailable) {
@@ -356,11 +353,7 @@ func (s *Session[T]) settle(ctx context.Context, t token, at *snapshot) (found b
 				note(rotated, keep)
 				return true, nil
 			}
-			next, ok, err := s.m.token(ctx, raw)
-			if err != nil || !ok {
-				return false, err
-			}
-			now, err := s.m.read(ctx, next.tag, next.id())
+			next, now, err := s.m.find(ctx, raw)
 			if err != nil || now == nil {
 				return false, err
 			}
