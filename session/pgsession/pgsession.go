@@ -49,14 +49,11 @@ type DB interface {
 	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
 }
 
-// Options of a Store. There are none yet.
-type Options struct{}
-
 // Store is a session.Store and a session.UserIndex. It is safe for concurrent use.
 type Store struct{ db DB }
 
 // New returns a store on the database, which stays the caller's to close.
-func New(db DB, _ Options) *Store { return &Store{db} }
+func New(db DB) *Store { return &Store{db} }
 
 // Validate reports a missing database; session.New asks.
 func (s *Store) Validate() error {
@@ -103,13 +100,14 @@ func (s *Store) Load(ctx context.Context, tag, id string) (session.Record, error
 	return s.find(ctx, s.db, tag, id)
 }
 
-// Create is one statement for an anonymous session. For one with a fence it is a transaction that holds the user's lock.
+// Create is one statement for an anonymous session. For a user's it is a transaction that holds the user's lock, with a fence
+// or without: a revocation has to see the session, or to have ended before it.
 func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, bool, error) {
-	if r.Fence == "" {
+	if r.Fence == "" && !r.User {
 		return s.create(ctx, s.db, r)
 	}
 	value, asked, ok := cut(r.Fence)
-	if !ok {
+	if r.Fence != "" && !ok {
 		return session.Record{}, false, session.ErrRevoked
 	}
 	var now session.Record
@@ -119,16 +117,18 @@ func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, b
 		if now, err = s.find(ctx, tx, r.Tag, r.ID); err != nil || now.Version > 0 {
 			return err
 		}
-		var pass bool
-		err = tx.QueryRow(ctx, `
-			SELECT coalesce((SELECT fence FROM fairlead_session_fences WHERE tag = $1 AND expires > clock_timestamp()), 0) = $2
-				AND extract(epoch from clock_timestamp()) * 1000 - $3::bigint <= $4::bigint`,
-			r.Tag, value, asked, loginTime.Milliseconds()).Scan(&pass)
-		if err != nil {
-			return err
-		}
-		if !pass {
-			return session.ErrRevoked
+		if r.Fence != "" {
+			var pass bool
+			err = tx.QueryRow(ctx, `
+				SELECT coalesce((SELECT fence FROM fairlead_session_fences WHERE tag = $1 AND expires > clock_timestamp()), 0) = $2
+					AND extract(epoch from clock_timestamp()) * 1000 - $3::bigint <= $4::bigint`,
+				r.Tag, value, asked, loginTime.Milliseconds()).Scan(&pass)
+			if err != nil {
+				return err
+			}
+			if !pass {
+				return session.ErrRevoked
+			}
 		}
 		now, created, err = s.create(ctx, tx, r)
 		return err
@@ -273,7 +273,7 @@ func (s *Store) List(ctx context.Context, tag string) ([]session.Record, error) 
 	return all, failure(err)
 }
 
-// locked runs f in a transaction that holds the user's lock: a login and a revocation wait for each other.
+// locked runs f in a transaction that holds the user's lock: a creation and a revocation wait for each other.
 func (s *Store) locked(ctx context.Context, tag string, f func(pgx.Tx) error) error {
 	tx, err := s.db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {

@@ -52,12 +52,12 @@ func poolSize(url string) string {
 }
 
 func TestConformance(t *testing.T) {
-	s := New(open(t), Options{})
+	s := New(open(t))
 	sessiontest.Run(t, func(*testing.T) session.Store { return s })
 }
 
 func TestNilDatabase(t *testing.T) {
-	if _, err := session.New[int](New(nil, Options{}), session.Options{}); err == nil || !strings.Contains(err.Error(), "pgsession: db is nil") {
+	if _, err := session.New[int](New(nil), session.Options{}); err == nil || !strings.Contains(err.Error(), "pgsession: db is nil") {
 		t.Error(err)
 	}
 }
@@ -65,7 +65,7 @@ func TestNilDatabase(t *testing.T) {
 // TestExpiredRowsGo: creations delete what has expired, twice as fast as they add.
 func TestExpiredRowsGo(t *testing.T) {
 	db := open(t)
-	s := New(db, Options{})
+	s := New(db)
 	for i := range 20 {
 		left := time.Minute
 		if i < 10 {
@@ -87,7 +87,7 @@ func TestConcurrentUpdatesAreNotLost(t *testing.T) {
 	type counter struct{ N int }
 	var managers []*session.Manager[counter]
 	for range 2 {
-		m, err := session.New[counter](New(db, Options{}), session.Options{StoreTimeout: time.Minute})
+		m, err := session.New[counter](New(db), session.Options{StoreTimeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

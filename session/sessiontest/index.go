@@ -170,6 +170,56 @@ func createOrRevoke(ctx context.Context, s session.Store) error {
 	return nil
 }
 
+// rotateOrRevoke: a rotation creates the successor without a fence and then makes the predecessor a pointer to it. Either the
+// revocation finds the successor, or the rotation does not find the predecessor.
+func rotateOrRevoke(ctx context.Context, s session.Store) error {
+	index := s.(session.UserIndex)
+	for range 100 {
+		r, err := owned(ctx, s)
+		if err != nil {
+			return err
+		}
+		for _, bystander := range []session.Record{sibling(r), sibling(r)} { // a revocation of several takes longer
+			if _, err := made(ctx, s, bystander); err != nil {
+				return err
+			}
+		}
+		old, err := made(ctx, s, r)
+		if err != nil {
+			return err
+		}
+		next := sibling(r)
+		next.Fence = ""
+		swapped := false
+		errs := make([]error, 2)
+		together(2, func(i int) {
+			if i == 0 {
+				if _, errs[0] = made(ctx, s, next); errs[0] == nil {
+					old.Pinned, old.Left = true, time.Minute
+					_, swapped, errs[0] = s.CompareAndSwap(ctx, old)
+				}
+				return
+			}
+			_, errs[1] = index.Revoke(ctx, r.Tag, nil)
+		})
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+		if !swapped { // the rotation came too late, and cleans up
+			if _, err := s.Delete(ctx, next.Tag, next.ID); err != nil {
+				return err
+			}
+		}
+		if err := loads(ctx, s, "of the successor after Rotate beside Revoke", next, 0, "", 0); err != nil {
+			return err
+		}
+		if err := listed(ctx, s, r.Tag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // indexOutlives: a record that lives on because it is used is still found when its first lifetime is over.
 func indexOutlives(ctx context.Context, s session.Store) error {
 	r, err := owned(ctx, s)

@@ -60,6 +60,7 @@ var rules = []rule{
 	{"Revoke", true, revoke},
 	{"Fence", true, fence},
 	{"CreateOrRevoke", true, createOrRevoke},
+	{"RotateOrRevoke", true, rotateOrRevoke},
 	{"IndexOutlivesItsRecords", true, indexOutlives},
 	{"PinnedLeavesTheIndex", true, pinnedLeaves},
 }

@@ -3,6 +3,7 @@ package sessiontest
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -81,6 +82,30 @@ func (s hesitant) Create(ctx context.Context, r session.Record) (session.Record,
 	return s.whole.Create(ctx, r)
 }
 
+// looking revokes what it found when it looked.
+type looking struct{ whole }
+
+func (s looking) Revoke(ctx context.Context, tag string, except []string) (int, error) {
+	all, err := s.whole.List(ctx, tag)
+	if err != nil {
+		return 0, err
+	}
+	for range 100 {
+		runtime.Gosched()
+	}
+	var spared []string
+	now, err := s.whole.List(ctx, tag)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range now {
+		if !slices.ContainsFunc(all, func(old session.Record) bool { return old.ID == r.ID }) {
+			spared = append(spared, r.ID)
+		}
+	}
+	return s.whole.Revoke(ctx, tag, append(spared, except...))
+}
+
 // unlisted creates the record and forgets the index, as a crash between the two would.
 type unlisted struct{ whole }
 
@@ -151,6 +176,7 @@ func TestBrokenStoresFail(t *testing.T) {
 		{"upserting", func(w whole) session.Store { return upserting{w} }, []string{"SwapNeverCreates", "Expiry"}},
 		{"reviving", func(w whole) session.Store { return reviving{w, new(sync.Mutex), map[string]session.Record{}} }, []string{"TouchNeverRevives"}},
 		{"not atomic", func(w whole) session.Store { return hesitant{w} }, []string{"CreateOrRevoke"}},
+		{"looking", func(w whole) session.Store { return looking{w} }, []string{"RotateOrRevoke"}},
 		{"unlisted", func(w whole) session.Store { return unlisted{w} }, []string{"Revoke", "IndexOutlivesItsRecords"}},
 		{"stale", func(w whole) session.Store { return stale{w, new(sync.Mutex), map[string]session.Record{}} }, []string{"ReadsAreNew"}},
 		{"blind", func(w whole) session.Store { return blind{w} }, []string{"Swap"}},
