@@ -14,7 +14,8 @@ import (
 
 // Middleware gives each request its session (see [Manager.From]) and a causal scope, sets the cookies, and keeps answers
 // that depend on a session out of shared caches: they get Vary: Cookie and, if the handler set no Cache-Control,
-// "private, no-store". A public policy on an answer that sets a cookie is replaced.
+// "private, no-store". On an answer that sets a cookie of the manager a public policy is replaced by that, and one that
+// says neither private nor no-store gets a "private" in front: Stats.Downgraded counts both.
 //
 // A request whose handler asks nothing of the session, writes nothing and brings no mark of an earlier write asks nothing
 // of the store, and its answer is as the handler made it.
@@ -114,6 +115,9 @@ func (m *Manager[T]) guardCaches(h http.Header, used, sets bool) {
 	case sets && (mentions(policy, "public") || mentions(policy, "s-maxage")):
 		m.n.downgraded.Add(1)
 		h.Set("Cache-Control", "private, no-store")
+	case sets && !unshared(policy):
+		m.n.downgraded.Add(1)
+		h.Set("Cache-Control", "private, "+policy)
 	}
 }
 
@@ -122,6 +126,16 @@ func mentions(list, word string) bool {
 	for part := range strings.SplitSeq(list, ",") {
 		name, _, _ := strings.Cut(part, "=")
 		if strings.EqualFold(strings.TrimSpace(name), word) {
+			return true
+		}
+	}
+	return false
+}
+
+// unshared says whether the policy keeps a whole response out of shared caches: private="a field" does that for the field.
+func unshared(policy string) bool {
+	for part := range strings.SplitSeq(policy, ",") {
+		if part = strings.TrimSpace(part); strings.EqualFold(part, "private") || strings.EqualFold(part, "no-store") {
 			return true
 		}
 	}

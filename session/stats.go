@@ -35,7 +35,7 @@ type Stats struct {
 	Unavailable    uint64 `json:"unavailable" metric:"fairlead.session.unavailable,counter"`         // failures of the store
 	OutcomeUnknown uint64 `json:"outcome_unknown" metric:"fairlead.session.outcome_unknown,counter"` // changes with ErrOutcomeUnknown
 	DeferFailed    uint64 `json:"defer_failed" metric:"fairlead.session.defer_failed,counter"`       // responses replaced by a 503
-	Downgraded     uint64 `json:"downgraded" metric:"fairlead.session.cache_downgraded,counter"`     // public answers that set a cookie
+	Downgraded     uint64 `json:"downgraded" metric:"fairlead.session.cache_downgraded,counter"`     // answers with a cookie that a shared cache could have kept
 }
 
 // Stats returns a snapshot.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/fairlead/fairlead/internal/respwriter"
@@ -105,6 +106,9 @@ func (o Options) Cookie(value string) *http.Cookie {
 //
 // A cookie keeps the last of several concurrent responses, so with those it is best effort; a session's store is exact. A
 // cookie that no key opens is ignored; such a header is answered 400. Writes after the headers have gone are not carried.
+//
+// A response with the cookie is one client's: if its Cache-Control says neither private nor no-store it becomes private, and
+// public and s-maxage are taken out of it.
 func Middleware(o Options) (func(http.Handler) http.Handler, error) {
 	err := o.Validate()
 	if len(o.Keys) == 0 {
@@ -144,6 +148,7 @@ func Middleware(o Options) (func(http.Handler) http.Handler, error) {
 				if carry != "" && carry != brought {
 					if all, err := Merge(brought, carry); err == nil {
 						http.SetCookie(w, o.Cookie(o.Seal(all)))
+						keepPrivate(w.Header())
 					}
 				}
 				if sealed != "" {
@@ -157,4 +162,25 @@ func Middleware(o Options) (func(http.Handler) http.Handler, error) {
 			rw.Finish()
 		})
 	}, nil
+}
+
+// keepPrivate has the response kept by no shared cache.
+func keepPrivate(h http.Header) {
+	policy := []string{"private"}
+	for _, line := range h.Values("Cache-Control") {
+		for part := range strings.SplitSeq(line, ",") {
+			part = strings.TrimSpace(part)
+			name, _, _ := strings.Cut(part, "=")
+			switch strings.ToLower(name) {
+			case "private", "no-store":
+				if part == name { // private="a field" is of that field only
+					return
+				}
+			case "", "public", "s-maxage":
+				continue
+			}
+			policy = append(policy, part)
+		}
+	}
+	h.Set("Cache-Control", strings.Join(policy, ", "))
 }

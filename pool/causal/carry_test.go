@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,5 +186,39 @@ func TestTheCookieGoesOutWithTheFirstByte(t *testing.T) {
 	}
 	if token, _ := c.o.Open(res.Cookies()[0].Value); token != "db=5" {
 		t.Fatalf("token = %q", token)
+	}
+}
+
+// A shared cache may store whatever does not say otherwise, and would hand one client's positions to all.
+func TestNoSharedCacheKeepsTheCookie(t *testing.T) {
+	for _, c := range []struct {
+		policy []string
+		want   string
+	}{
+		{nil, "private"},
+		{[]string{""}, "private"},
+		{[]string{"max-age=60"}, "private, max-age=60"},
+		{[]string{"Public, max-age=60, S-Maxage=10"}, "private, max-age=60"},
+		{[]string{"public", "s-maxage=10, must-revalidate"}, "private, must-revalidate"},
+		{[]string{`private="x-user, x-team", no-cache`}, `private, private="x-user, x-team", no-cache`},
+		{[]string{"max-age=60,Private"}, "max-age=60,Private"},
+		{[]string{"no-store"}, "no-store"},
+	} {
+		write := true
+		client := newCarry(t, Options{Keys: [][]byte{newKey}}, func(w http.ResponseWriter, r *http.Request) {
+			for _, p := range c.policy {
+				w.Header().Add("Cache-Control", p)
+			}
+			if write {
+				From(r.Context()).Domain("db").Wrote("5")
+			}
+		})
+		if res := client.do(""); len(res.Cookies()) != 1 || strings.Join(res.Header["Cache-Control"], ";") != c.want {
+			t.Errorf("%q with a cookie became %q, want %q; cookies %v", c.policy, res.Header["Cache-Control"], c.want, res.Cookies())
+		}
+		write = false // and an answer without one is as the handler made it
+		if res := client.do(""); len(res.Cookies()) != 0 || !slices.Equal(res.Header["Cache-Control"], c.policy) {
+			t.Errorf("%q without a cookie became %q", c.policy, res.Header["Cache-Control"])
+		}
 	}
 }
