@@ -15,6 +15,11 @@
 // What is not promised: a client that keeps neither its cookies nor a header has no guarantee; two clients that talk to each
 // other by another road must hand the token over themselves.
 //
+// Positions are compared without a clock, but for one case: if the position of a write cannot be found out in time, the
+// token says instead until when, 10 s ahead by the wall clock of its process, reads have to use the authority (the entry
+// "*=" and a unix time). The clocks of the processes that share tokens are expected to agree within a few seconds, as NTP
+// keeps them: one that is ahead by more ends the demand so much earlier, one that is behind keeps to the primary longer.
+//
 // The idea is that of the session guarantees of Terry et al., "Session Guarantees for Weakly Consistent Replicated Data"
 // (PDIS 1994): read your writes and monotonic reads.
 package causal

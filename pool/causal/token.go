@@ -24,7 +24,9 @@ const (
 // A set maps tags to positions, the greatest one wins. It is the parsed form of a token.
 type set struct {
 	entries []entry // sorted by tag
-	all     int64   // the entry "*": until this unix second only the authority will do; 0 is none
+	// all is the entry "*": until this unix second only the authority will do; 0 is none. It is the one entry that is read
+	// by the wall clock of the process that meets it: see the package comment.
+	all int64
 }
 
 type entry struct{ tag, position string }
