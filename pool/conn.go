@@ -29,6 +29,7 @@ type connState struct {
 	sock    *socket              // nil if it could not be told
 	syncCut bool                 // the server gave up waiting for a synchronous standby
 	release func(conn *pgx.Conn) // of a connection handed out by Acquire under a scope
+	view    bool                 // in the transaction of a view
 }
 
 const stateKey = "fairlead/pool"
@@ -124,12 +125,28 @@ func (n *node) dial(ctx context.Context) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
-// releaseTracer hears when a connection handed out by Acquire comes back.
+// releaseTracer hears when a connection handed out by Acquire comes back, and keeps what a view refuses from connections that
+// are in a transaction of a view: large objects go to pgx's own transaction, past this package's.
 type releaseTracer struct{}
 
-func (releaseTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (releaseTracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if s := stateOf(conn.PgConn()); s != nil && s.view {
+		if err := checkInTx(data.SQL); err != nil {
+			return refusedContext{ctx, err}
+		}
+	}
 	return ctx
 }
+
+// refusedContext has ended, so pgx sends nothing and returns its error.
+type refusedContext struct {
+	context.Context
+	err error
+}
+
+func (refusedContext) Done() <-chan struct{} { return closed }
+func (c refusedContext) Err() error          { return c.err }
+
 func (releaseTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 func (releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	if s := stateOf(data.Conn.PgConn()); s != nil && s.release != nil {

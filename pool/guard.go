@@ -353,13 +353,28 @@ func (r *read) begin(t target, o pgx.TxOptions) (pgx.Tx, error) {
 	}
 	var inner pgx.Tx
 	if err == nil {
-		inner, err = conn.BeginTx(r.ctx, o)
+		inner, err = conn.BeginTx(r.ctx, pgx.TxOptions{BeginQuery: beginReadOnly(o)})
 	}
 	if err != nil {
 		return nil, r.fail(&t, err)
 	}
+	t.state.view = true
 	t.count()
 	return &viewTx{Tx: inner, read: r, target: t}, nil
+}
+
+// beginReadOnly begins a transaction and takes a snapshot in the same round trip: from then on the server itself refuses to
+// let it write, whatever is set.
+func beginReadOnly(o pgx.TxOptions) string {
+	sql := "begin"
+	if o.IsoLevel != "" {
+		sql += " isolation level " + string(o.IsoLevel)
+	}
+	sql += " read only"
+	if o.DeferrableMode != "" {
+		sql += " " + string(o.DeferrableMode)
+	}
+	return sql + "; select 1"
 }
 
 func checkInTx(sql string) error {

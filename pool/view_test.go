@@ -530,3 +530,102 @@ func TestClose(t *testing.T) {
 	db.Reset()
 	db.Stats()
 }
+
+// A view's transaction stays read-only whatever is set in it, and makes no large objects.
+func TestViewTransactionCannotWrite(t *testing.T) {
+	pg := shared(t)
+	name := database(t, pg)
+	config, err := pgxpool.ParseConfig(pg.Primary.URL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+		config.ConnConfig.DefaultQueryExecMode = mode
+		db, err := pool.NewWithConfig(t.Context(), config, pool.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(db.Close)
+		viewTransactionCannotWrite(t, db)
+	}
+}
+
+func viewTransactionCannotWrite(t *testing.T, db *pool.Pool) {
+	ctx := t.Context()
+	exec(t, db, "create table if not exists t (n int)")
+	insert := func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "with x as (insert into t values (1) returning n) select n from x").Scan(new(int))
+	}
+	for _, iso := range []pgx.TxIsoLevel{"", pgx.RepeatableRead, pgx.Serializable} {
+		for _, sql := range []string{
+			"set local transaction_read_only = off",
+			`set local "transaction_read_only" = off`,
+			`set local "Transaction_Read_Only" = off`,
+			"set local transaction read write",
+			"set transaction read write",
+			"set session characteristics as transaction read write",
+			"set transaction_read_only = off",
+			"select set_config('transaction_read_only', 'off', true)",
+			"reset transaction_read_only",
+			"reset all",
+			"savepoint a; set local transaction read write",
+			"commit; begin read write",
+		} {
+			tx, err := db.ReadOnly().BeginTx(ctx, pgx.TxOptions{IsoLevel: iso})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(ctx, sql); !errors.Is(err, pool.ErrReadOnlyView) {
+				t.Errorf("%s: %v", sql, err)
+			}
+			if _, err := tx.Conn().Exec(ctx, sql); !errors.Is(err, pool.ErrReadOnlyView) {
+				t.Errorf("%s, past the transaction: %v", sql, err)
+			}
+			if err := insert(tx); !errors.Is(err, pool.ErrReadOnlyView) {
+				t.Errorf("after %s: %v", sql, err)
+			}
+			if err := tx.Rollback(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		// The server refuses too: this goes past every check of the text.
+		tx, err := db.ReadOnly().BeginTx(ctx, pgx.TxOptions{IsoLevel: iso, DeferrableMode: pgx.NotDeferrable})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Conn().PgConn().Exec(ctx, "set local transaction_read_only = off").ReadAll(); err == nil {
+			t.Errorf("%q: the server lets the transaction write", iso)
+		}
+		if err := tx.Rollback(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	err := pgx.BeginFunc(ctx, db.ReadOnly(), func(tx pgx.Tx) error {
+		return pgx.BeginFunc(ctx, tx, func(nested pgx.Tx) error {
+			for _, tx := range []pgx.Tx{tx, nested} {
+				large := tx.LargeObjects()
+				if _, err := large.Create(ctx, 0); !errors.Is(err, pool.ErrReadOnlyView) {
+					t.Errorf("a large object was not refused: %v", err)
+				}
+				if _, err := large.Open(ctx, 1, pgx.LargeObjectModeWrite); !errors.Is(err, pool.ErrReadOnlyView) {
+					t.Errorf("a large object was not refused: %v", err)
+				}
+				if err := large.Unlink(ctx, 1); !errors.Is(err, pool.ErrReadOnlyView) {
+					t.Errorf("a large object was not refused: %v", err)
+				}
+			}
+			var n int
+			return nested.QueryRow(ctx, "select count(*) from t").Scan(&n)
+		})
+	})
+	if err != nil {
+		t.Errorf("the transaction did not survive what was refused: %v", err)
+	}
+	var rows, objects int
+	if err := db.QueryRow(ctx, "select (select count(*) from t), (select count(*) from pg_largeobject_metadata)").Scan(&rows, &objects); err != nil ||
+		rows != 0 || objects != 0 {
+		t.Errorf("%d rows and %d large objects were written in views' transactions (%v)", rows, objects, err)
+	}
+	exec(t, db, "insert into t values (2)") // the connections are as they were
+	exec(t, db, "delete from t")
+}

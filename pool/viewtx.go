@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// viewTx is a read-only transaction of a view.
+// viewTx is a read-only transaction of a view. Its large objects are refused by the connection's tracer.
 type viewTx struct {
 	pgx.Tx
 	read   *read
@@ -31,6 +31,7 @@ func (t *viewTx) finish(ctx context.Context, end func(context.Context) error) er
 	if !known && t.Tx.Conn().PgConn().TxStatus() == 'T' {
 		known = t.target.after(r, t.Tx.QueryRow(ctx, afterSQL))
 	}
+	t.target.state.view = false
 	err := end(ctx)
 	t.target.end()
 	if !known {

@@ -8,7 +8,7 @@ const (
 	end      kind = iota
 	word          // a keyword or unquoted identifier, in lower case
 	quoted        // a "quoted identifier", without its quotes
-	literal       // a string, number or parameter
+	literal       // a string, number or parameter; text is that of a plain string without quotes in it
 	punct         // one byte of anything else
 	doubtful      // a string whose extent depends on a setting of the session
 	bad           // a comment, string or identifier without an end
@@ -111,7 +111,8 @@ func (l *lexer) skipBlanks() bool {
 	return true
 }
 
-// str reads a string whose opening quote ends at offset open.
+// str reads a string whose opening quote ends at offset open. One that follows on a later line, after nothing but blanks and
+// line comments, continues it, under the rules of its beginning.
 func (l *lexer) str(open int, escapes bool) token {
 	rest := l.src[l.pos:]
 	k := literal
@@ -128,11 +129,42 @@ func (l *lexer) str(open int, escapes bool) token {
 				i++
 				continue
 			}
+			if more := continued(rest[i+1:]); more > 0 {
+				i += more
+				continue
+			}
+			text := ""
+			if open == 1 && k == literal && strings.IndexByte(rest[open:i], '\'') < 0 {
+				text = rest[open:i]
+			}
 			l.pos += i + 1
-			return token{kind: k}
+			return token{kind: k, text: text}
 		}
 	}
 	return token{kind: bad}
+}
+
+// continued returns how many bytes after a closing quote the string goes on, 0 if it does not.
+func continued(rest string) int {
+	newline := false
+	for i := 0; i < len(rest); i++ {
+		switch c := rest[i]; {
+		case c == '\n' || c == '\r':
+			newline = true
+		case strings.IndexByte(" \t\f\v", c) >= 0:
+		case strings.HasPrefix(rest[i:], "--"):
+			n := strings.IndexAny(rest[i:], "\n\r")
+			if n < 0 {
+				return 0
+			}
+			i += n - 1 // the line's end is next
+		case c == '\'' && newline:
+			return i + 1
+		default:
+			return 0
+		}
+	}
+	return 0
 }
 
 func (l *lexer) ident(open int) token {

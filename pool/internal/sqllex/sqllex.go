@@ -22,7 +22,7 @@ func Classify(sql string) Class {
 }
 
 // ClassifyInTx is Classify for a statement inside an explicit read-only transaction, where cursors, savepoints and
-// SET LOCAL are harmless.
+// SET LOCAL are harmless, but for settings that decide on the transaction itself.
 func ClassifyInTx(sql string) Class {
 	return judge(sql, true)
 }
@@ -38,6 +38,9 @@ func judge(sql string, inTx bool) Class {
 	}
 	var (
 		first, second  string // the leading keywords; "(" does not count
+		words          int    // tokens so far, while first is "set"
+		setting        bool   // the next two tokens are set_config's first argument and what ends it
+		named          bool   // the first of them has passed
 		prev, prevPrev token
 		ended          bool // a top-level semicolon has passed
 	)
@@ -49,6 +52,27 @@ func judge(sql string, inTx bool) Class {
 		if ended && !(t.kind == punct && t.text == ";") {
 			refuse("it is more than one statement")
 			break
+		}
+		if setting {
+			switch {
+			case !named && t.kind == literal && t.text != "" && !decides(t.text):
+				named = true
+			case named && t.kind == punct && t.text == ",":
+				setting, named = false, false
+			default:
+				refuse("it calls set_config for a setting of the transaction, or one that is not a plain string")
+				setting, named = false, false
+			}
+		}
+		if first == "set" {
+			words++
+			name := t.text
+			switch {
+			case words == 1 && second == "" && t.kind == word: // LOCAL, or refused below
+			case words == 2 && (t.kind != word && t.kind != quoted || t.escaped || decides(name)),
+				words == 3 && prev.kind == word && prev.text == "session" && name == "characteristics":
+				refuse("it sets what decides on the transaction")
+			}
 		}
 		switch t.kind {
 		case bad:
@@ -85,6 +109,7 @@ func judge(sql string, inTx bool) Class {
 				if why := refusedCall(prev); why != "" {
 					refuse(why)
 				}
+				setting = strings.EqualFold(prev.text, "set_config")
 				if prev.kind == quoted || qualified || !pure[prev.text] && !keyword(prev.text, prevPrev) {
 					c.Read = false
 				}
@@ -128,6 +153,14 @@ func keyword(name string, before token) bool {
 	return reserved[name]
 }
 
+// decides says that a setting decides on a transaction's access mode or snapshot, for now or for later, or on what its
+// strings mean. PostgreSQL takes settings' names in any case.
+func decides(setting string) bool {
+	name := lowerASCII(setting)
+	return name == "transaction" || strings.HasPrefix(name, "transaction_") || strings.HasPrefix(name, "default_transaction_") ||
+		name == "standard_conforming_strings" || name == "backslash_quote"
+}
+
 func allowedInTx(first, second string) bool {
 	switch first {
 	case "declare", "fetch", "move", "close", "savepoint", "release":
@@ -150,10 +183,18 @@ func refusedCall(t token) string {
 	case name == "pg_notify", strings.HasPrefix(name, "pg_advisory_"), strings.HasPrefix(name, "pg_try_advisory_"),
 		strings.HasPrefix(name, "lo_") && name != "lo_get", name == "lowrite",
 		strings.HasPrefix(name, "dblink"), strings.HasPrefix(name, "pg_logical_"),
-		strings.HasPrefix(name, "pg_replication_"), name == "pg_switch_wal", name == "pg_promote",
+		strings.HasPrefix(name, "pg_replication_"), strings.HasPrefix(name, "pg_drop_"), strings.HasPrefix(name, "pg_create_"),
+		strings.HasPrefix(name, "pg_copy_"), name == "pg_switch_wal", name == "pg_promote",
 		name == "pg_terminate_backend", name == "pg_cancel_backend", name == "pg_reload_conf",
 		strings.HasPrefix(name, "pg_wal_replay_"):
 		return "it calls " + name
+	case name == "ts_stat", strings.HasPrefix(name, "crosstab"), name == "connectby":
+		return "it runs a statement given as a string with " + name
+	}
+	for _, what := range [...]string{"query_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "cursor_to_xml"} {
+		if strings.HasPrefix(name, what) { // and …_and_xmlschema, …schema
+			return "it runs a statement given as a string, or over whatever it finds, with " + name
+		}
 	}
 	return ""
 }
