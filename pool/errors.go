@@ -53,6 +53,8 @@ func SafeToRetry(err error) bool {
 	switch {
 	case err == nil || errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrClosed):
 		return false
+	case errors.As(err, new(*unsentError)):
+		return true
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return false // the caller has no time left for another attempt
 	case errors.Is(err, ErrNoPrimary) || errors.Is(err, ErrSaturated) || errors.Is(err, ErrStale):

@@ -121,7 +121,7 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	r := &primaryBatch{db: p, ctx: ctx, lease: l}
 	r.BatchResults = l.conn.Conn().SendBatch(ctx, b)
 	if t := r.BatchResults.Tx(); t != nil {
-		r.tx = &tx{Tx: t, db: p, lease: l, scope: causal.From(ctx)}
+		r.tx = &tx{Tx: namedTx{t}, db: p, lease: l, scope: causal.From(ctx)}
 	}
 	return r
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/fairlead/fairlead/pool/causal"
 )
@@ -15,7 +16,8 @@ import (
 // Begin starts a transaction on the primary, as pgxpool does; it works with [pgx.BeginFunc].
 func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
 
-// BeginTx starts a transaction on the primary, as pgxpool does. Its Commit says [ErrOutcomeUnknown] if the answer is lost.
+// BeginTx starts a transaction on the primary, as pgxpool does. Its Commit says [ErrOutcomeUnknown] if the answer is lost;
+// with a context that has ended already it rolls back and says so, which [SafeToRetry] accepts.
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	t, err := p.begin(ctx, options)
 	if err != nil {
@@ -33,7 +35,7 @@ func (p *Pool) begin(ctx context.Context, options pgx.TxOptions) (*tx, error) {
 		}
 		t, err := l.conn.Conn().BeginTx(ctx, options)
 		if err == nil {
-			return &tx{Tx: t, db: p, lease: l, scope: causal.From(ctx), readOnly: options.AccessMode == pgx.ReadOnly}, nil
+			return &tx{Tx: namedTx{t}, db: p, lease: l, scope: causal.From(ctx), readOnly: options.AccessMode == pgx.ReadOnly}, nil
 		}
 		if l.end() && !reported(err) {
 			err = &unsentError{err} // a transaction that was begun on a lost connection has changed nothing
@@ -52,24 +54,40 @@ type tx struct {
 	scope     *causal.Scope // of the context it began with
 	readOnly  bool
 	committed bool // COMMIT was sent
+	applied   bool // and was not answered by a rollback
 }
 
 func (t *tx) Commit(ctx context.Context) error {
 	if t.lease.conn == nil {
 		return pgx.ErrTxClosed
 	}
+	if err := ctx.Err(); err != nil {
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+		defer cancel()
+		t.Rollback(bounded) // if that fails, the connection ends and the server rolls back
+		return neverCommitted(err)
+	}
 	t.committed = true
 	if s := t.lease.state.sock; s != nil {
 		t.lease.mark = s.written.Load()
 	}
 	err := t.lease.unsent(t.Tx.Commit(ctx))
+	if end := ctx.Err(); end != nil && errors.Is(err, end) && pgconn.SafeToRetry(err) { // it ended after it was looked at
+		t.committed, err = false, neverCommitted(err)
+	}
 	cut := t.lease.cut()
 	lost := t.lease.end()
 	t.tell(ctx)
 	if errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) {
 		return err
 	}
-	return t.db.conclude(ctx, "commit", err, lost, cut)
+	err = t.db.conclude(ctx, "commit", err, lost, cut)
+	t.applied = err == nil || errors.Is(err, ErrOutcomeUnknown)
+	return err
+}
+
+func neverCommitted(err error) error {
+	return &unsentError{fmt.Errorf("pool: rolled back, as COMMIT was not sent: %w", err)}
 }
 
 func (t *tx) Rollback(ctx context.Context) error {
@@ -113,7 +131,7 @@ const defaultAttempts = 5
 // RunTx runs fn in a transaction on the primary and commits it. If the server rolls it back in favour of others
 // (serialization failure, deadlock), or its connection is lost before COMMIT was sent, all of it runs again, after a short
 // random pause, while ctx and MaxAttempts allow: so fn must have no effects but those on tx. A COMMIT whose answer was lost
-// is [ErrOutcomeUnknown] and is not repeated, unless Idempotent is set.
+// is [ErrOutcomeUnknown] and is not repeated, unless Idempotent is set; nor is fn after it committed tx itself.
 func (p *Pool) RunTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error, options TxOptions) error {
 	if options.MaxAttempts < 0 {
 		return fmt.Errorf("pool: TxOptions.MaxAttempts = %d: must be >= 0 (0 means %d)", options.MaxAttempts, defaultAttempts)
@@ -146,7 +164,7 @@ func (p *Pool) runTx(ctx context.Context, fn func(context.Context, pgx.Tx) error
 	defer t.Rollback(context.WithoutCancel(ctx)) // after a panic too
 	if err := fn(ctx, t); err != nil {
 		lost := t.lease.conn != nil && t.lease.conn.Conn().IsClosed()
-		return err, isConflict(err) || lost && !t.committed
+		return err, !t.applied && (isConflict(err) || lost)
 	}
 	if t.lease.conn == nil { // fn has ended it itself
 		return nil, false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -229,5 +230,113 @@ func TestRollbackUnderAScope(t *testing.T) {
 	}
 	if scope.Written(ctx) != "" || scope.Seen() == "" {
 		t.Errorf("written %q, seen %q", scope.Written(ctx), scope.Seen())
+	}
+}
+
+// A context that has ended before Commit leaves no doubt: nothing was sent, and nothing is written.
+func TestCommitAfterTheContextEnded(t *testing.T) {
+	pg := shared(t)
+	db := openURL(t, pg.Primary.URL(database(t, pg)), pool.Options{MaxConns: 2})
+	exec(t, db, "create table t (n int)")
+	ctx, cancel := context.WithCancel(t.Context())
+	ctx, scope := causal.Begin(ctx)
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, "insert into t values (1)"); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	err = tx.Commit(ctx)
+	if errors.Is(err, pool.ErrOutcomeUnknown) || !errors.Is(err, context.Canceled) || !pool.SafeToRetry(err) {
+		t.Errorf("%v; safe to retry: %v", err, pool.SafeToRetry(err))
+	}
+	if err := tx.Rollback(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
+		t.Errorf("afterwards: %v", err)
+	}
+	if scope.Written(t.Context()) != "" {
+		t.Error("it counts as written")
+	}
+	var n int
+	if err := db.QueryRow(t.Context(), "select count(*) from t").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	if st := db.Stats(); st.Unknown != 0 || st.Nodes[0].InUse != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What fn has committed itself is not run again, whatever fn says then.
+func TestRunTxAfterItsOwnCommit(t *testing.T) {
+	pg := shared(t)
+	db := openURL(t, pg.Primary.URL(database(t, pg)), pool.Options{MaxConns: 2})
+	exec(t, db, "create table t (n int)")
+	err := db.RunTx(t.Context(), func(ctx context.Context, tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "insert into t values (1)"); err != nil {
+			return err
+		}
+		if err := tx.Commit(ctx); err != nil {
+			return err
+		}
+		_, err := db.Exec(ctx, "do $$begin raise serialization_failure; end$$")
+		return err
+	}, pool.TxOptions{})
+	var n int
+	if scan := db.QueryRow(t.Context(), "select count(*) from t").Scan(&n); scan != nil || n != 1 {
+		t.Errorf("%d rows after %v (%v)", n, err, scan)
+	}
+	if err == nil {
+		t.Error("the function's error is gone")
+	}
+}
+
+// A statement that its context cuts off names the context, in transactions as outside.
+func TestCutOffInTransactions(t *testing.T) {
+	pg := shared(t)
+	db := openURL(t, pg.Primary.URL(database(t, pg)), pool.Options{MaxConns: 2})
+	const sleep = "select pg_sleep(60)"
+	for how, call := range map[string]func(ctx context.Context, tx pgx.Tx) error{
+		"Exec":     func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, sleep); return err },
+		"QueryRow": func(ctx context.Context, tx pgx.Tx) error { return tx.QueryRow(ctx, sleep).Scan(nil) },
+		"Query": func(ctx context.Context, tx pgx.Tx) error {
+			rows, _ := tx.Query(ctx, sleep)
+			_, err := pgx.CollectRows(rows, pgx.RowTo[any])
+			return err
+		},
+		"SendBatch": func(ctx context.Context, tx pgx.Tx) error {
+			b := &pgx.Batch{}
+			b.Queue(sleep)
+			return tx.SendBatch(ctx, b).Close()
+		},
+		"batch, Exec": func(ctx context.Context, tx pgx.Tx) error {
+			b := &pgx.Batch{}
+			b.Queue(sleep)
+			results := tx.SendBatch(ctx, b)
+			defer results.Close()
+			_, err := results.Exec()
+			return err
+		},
+		"savepoint": func(ctx context.Context, tx pgx.Tx) error {
+			inner, err := tx.Begin(t.Context())
+			if err != nil {
+				return err
+			}
+			_, err = inner.Exec(ctx, sleep)
+			return err
+		},
+	} {
+		for who, begin := range map[string]func(context.Context) (pgx.Tx, error){"pool": db.Begin, "view": db.ReadOnly().Begin} {
+			tx, err := begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			if err := call(ctx, tx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s of a %s's transaction: %v", how, who, err)
+			}
+			cancel()
+			tx.Rollback(t.Context())
+		}
 	}
 }

@@ -123,8 +123,28 @@ func txBatch(ctx context.Context, tx pgx.Tx, b *pgx.Batch) pgx.BatchResults {
 			return pgx.FailedBatchResults(b, err)
 		}
 	}
-	return tx.SendBatch(ctx, b)
+	return viewTxBatch{namedBatch{tx.SendBatch(ctx, b), ctx}}
 }
+
+// viewTxBatch are a batch's results in a view's transaction.
+type viewTxBatch struct{ namedBatch }
+
+func (b viewTxBatch) Exec() (pgconn.CommandTag, error) {
+	tag, err := b.namedBatch.Exec()
+	return tag, readError(err)
+}
+
+func (b viewTxBatch) Query() (pgx.Rows, error) {
+	rows, err := b.BatchResults.Query()
+	return txRows{rows, b.ctx}, cancelled(b.ctx, readError(err))
+}
+
+func (b viewTxBatch) QueryRow() pgx.Row {
+	rows, _ := b.Query()
+	return row{rows}
+}
+
+func (b viewTxBatch) Close() error { return readError(b.namedBatch.Close()) }
 
 // txRows name a refused write as views do.
 type txRows struct {
