@@ -128,8 +128,9 @@ func (c *capture) run() {
 func (c *capture) ask(ctx context.Context, conn *pgconn.PgConn) (string, *pgconn.PgConn) {
 	for {
 		at := time.Now()
-		l, next, err := c.try(ctx, conn)
-		conn = next
+		var l uint64
+		var err error
+		l, conn, err = c.try(ctx, conn)
 		if err == nil {
 			p := lsn.Position{Timeline: c.e.timeline, LSN: l}
 			c.e.db.samples.add(at, p)

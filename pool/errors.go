@@ -30,7 +30,7 @@ var (
 
 // CausalityLostError says that what the scope had written or read cannot be shown to have survived a failover: it lies past
 // the point where the new primary's history left the old one's, or that point is not known. It is returned once: the scope
-// then continues from the new primary's position.
+// then continues from the new primary's position. If that cannot be had within a second it is returned again.
 type CausalityLostError struct {
 	// Proven is true if the position is past the known fork, so that what was there is lost.
 	Proven bool

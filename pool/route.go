@@ -135,11 +135,12 @@ func (r *read) demand() (demand, error) {
 	}
 	p.mu.Lock()
 	t := p.topo
-	p.mu.Unlock()
 	system := t.system
-	if system == 0 {
+	if system == 0 { // there was no primary yet
 		system = p.anySystem()
+		t.timeline = p.highestLocked(system)
 	}
+	p.mu.Unlock()
 	d.tag, d.timeline = identity{system: system}.tag(), t.timeline
 	dom := r.scope.Domain(d.tag)
 	text, settled := dom.Bound()
@@ -159,7 +160,7 @@ func (r *read) demand() (demand, error) {
 	}
 	if t.history != nil {
 		select {
-		case <-t.history:
+		case <-t.history: // within connectTimeout
 		case <-r.ctx.Done():
 			return d, r.ctx.Err()
 		}
@@ -178,9 +179,12 @@ func (r *read) demand() (demand, error) {
 	}
 	got := make(chan string, 1)
 	e.capture.after(func(position string) { got <- position })
+	timer := time.NewTimer(probeTimeout)
+	defer timer.Stop()
 	select {
 	case position := <-got:
 		dom.Wrote(position) // as written, so that it travels where the lost position did
+	case <-timer.C: // the scope keeps its position and is told again: to serve the read now would hide the loss
 	case <-r.ctx.Done():
 		return d, r.ctx.Err()
 	}
@@ -204,6 +208,7 @@ func (p *Pool) anySystem() uint64 {
 type candidate struct {
 	node   *node
 	pool   *pgxpool.Pool
+	run    identity // of which pos and the freshness are known
 	pos    lsn.Position
 	behind bool
 }
@@ -223,7 +228,7 @@ func (r *read) candidates(d demand) []candidate {
 			continue
 		}
 		n.mu.Lock()
-		c := candidate{node: n, pos: n.seen.pos, behind: n.behind != lsn.Position{}}
+		c := candidate{node: n, run: n.seen.id, pos: n.seen.pos, behind: n.behind != lsn.Position{}}
 		ok := n.up && !n.seen.primary && n.reader != nil &&
 			(r.opt.MaxStaleness < 0 || !n.fresh.IsZero() && now.Sub(n.fresh) <= r.opt.MaxStaleness) &&
 			(r.scope == nil || n.seen.pos.Timeline == d.timeline)
@@ -289,11 +294,15 @@ func (r *read) replica(d demand) (target, bool, error) {
 			continue
 		}
 		t := target{lease: newLease(c.node, nil, conn), tag: d.tag, bound: need, guard: guard}
-		if !t.bound.IsZero() && t.state.id != c.node.run() {
-			t.guard = true // this connection leads to another run of the server than the position is known of
-		}
+		t.guard = t.guard || c.unproven(t.state.id, need)
 		return t, true, nil
 	}
+}
+
+// unproven says that a connection leads to another run of the server than the position is known of, and that the position
+// matters. The server may have restarted, and have been probed, since the candidate was looked at.
+func (c *candidate) unproven(run identity, need lsn.Position) bool {
+	return !need.IsZero() && run != c.run
 }
 
 func (n *node) run() identity {

@@ -64,7 +64,9 @@ func (p *Pool) observe(n *node, o observation) {
 		n.advanceLocked(l)
 	}
 	n.mu.Unlock()
-	t.timeline = max(t.timeline, o.pos.Timeline)
+	if t.system != 0 {
+		t.timeline = max(t.timeline, o.pos.Timeline)
+	}
 	p.electLocked()
 	if e := t.current; o.primary && e != nil && e.node == n && e.id == o.id {
 		if p.leaderSeen.Swap(o.at.UnixNano()) == 0 {
@@ -104,8 +106,20 @@ func (p *Pool) lostLocked(n *node, why error) {
 	p.announceLocked()
 }
 
-// electLocked finds the primary among the servers that are up: not in recovery, on the highest timeline seen. Two of those
-// are none.
+// highestLocked returns the highest timeline that a server of system shows.
+func (p *Pool) highestLocked(system uint64) (timeline uint32) {
+	for _, n := range p.nodes {
+		n.mu.Lock()
+		if n.seen.id.system == system {
+			timeline = max(timeline, n.seen.pos.Timeline)
+		}
+		n.mu.Unlock()
+	}
+	return timeline
+}
+
+// electLocked finds the primary among the servers that are up: not in recovery, on the highest timeline seen of their system.
+// Two of those are none. While no system was chosen yet, the first server in order that qualifies chooses it.
 func (p *Pool) electLocked() {
 	t := &p.topo
 	var best *node
@@ -115,9 +129,14 @@ func (p *Pool) electLocked() {
 		n.mu.Lock()
 		up, seen := n.up, n.seen
 		n.mu.Unlock()
+		highest := t.timeline
+		if t.system == 0 {
+			highest = p.highestLocked(seen.id.system)
+		}
 		switch {
-		case !up || !seen.primary || t.system != 0 && seen.id.system != t.system || seen.pos.Timeline < t.timeline:
-		case best == nil || t.system == 0 && seen.id.system != found.id.system && seen.pos.Timeline > found.pos.Timeline:
+		case !up || !seen.primary || t.system != 0 && seen.id.system != t.system || seen.pos.Timeline < highest:
+		case best != nil && seen.id.system != found.id.system: // not the system that was chosen
+		case best == nil:
 			best, found = n, seen
 		case seen.id == found.id: // one server under two addresses
 			if e := t.current; e != nil && e.node == n {
@@ -167,6 +186,7 @@ func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 	e.capture = newCapture(e)
 	old := t.current
 	t.number, t.current, t.system = e.number, e, o.id.system
+	t.timeline = max(t.timeline, e.timeline)
 	p.tag.Store(&e.tag)
 	if old == nil || old.timeline != e.timeline {
 		p.learnForksLocked(e, old)

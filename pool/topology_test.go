@@ -1,0 +1,115 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fairlead/fairlead/pool/causal"
+	"github.com/fairlead/fairlead/pool/internal/lsn"
+)
+
+// unprobed returns a pool whose servers answer nothing: what it knows of them is what a test tells it.
+func unprobed(t *testing.T, servers int) *Pool {
+	t.Helper()
+	p := &Pool{over: make(chan struct{}), changed: make(chan struct{}), lastReplay: make(map[*node]lsn.Position)}
+	p.opt.log = slog.New(slog.DiscardHandler)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	for range servers {
+		c, err := pgxpool.ParseConfig("postgres://nobody@127.0.0.1:1/none?sslmode=disable")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.nodes = append(p.nodes, newNode(p, c))
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+func seen(system uint64, primary bool, timeline uint32, at uint64) observation {
+	return observation{id: identity{system: system, start: int64(system)}, primary: primary, at: time.Now(),
+		pos: lsn.Position{Timeline: timeline, LSN: at}}
+}
+
+// A server of another system, on a timeline of its own, keeps nobody from being the primary.
+func TestForeignTimeline(t *testing.T) {
+	p := unprobed(t, 3)
+	foreign, primary, replica := p.nodes[0], p.nodes[1], p.nodes[2]
+	p.observe(foreign, seen(2, false, 7, 100))
+	p.observe(primary, seen(1, true, 1, 100))
+	e := p.leader.Load()
+	if e == nil || e.node != primary {
+		t.Fatalf("leader %+v", e)
+	}
+	p.observe(foreign, seen(2, false, 8, 100))
+	p.observe(replica, seen(1, false, 1, 100))
+	if p.leader.Load() != e || p.topo.timeline != 1 {
+		t.Errorf("leader %+v, timeline %d", p.leader.Load(), p.topo.timeline)
+	}
+}
+
+// A primary on an older timeline than a replica of its system is not the primary, from the first moment.
+func TestOlderTimelineBeforeTheFirstPrimary(t *testing.T) {
+	p := unprobed(t, 3)
+	p.observe(p.nodes[0], seen(1, false, 2, 100))
+	p.observe(p.nodes[1], seen(1, true, 1, 100))
+	if e := p.leader.Load(); e != nil {
+		t.Fatalf("leader %+v", e)
+	}
+	promoted := seen(1, true, 2, 100)
+	promoted.id.start++
+	p.observe(p.nodes[2], promoted)
+	if e := p.leader.Load(); e == nil || e.node != p.nodes[2] {
+		t.Fatalf("leader %+v", e)
+	}
+}
+
+// What is known of one run of a server proves nothing of the next, even if the next was probed before the connection came.
+func TestCandidateOfAnEarlierRun(t *testing.T) {
+	p := &Pool{}
+	n := newTestReplica(p)
+	r := &read{db: p, ctx: t.Context(), opt: ReadOptions{MaxStaleness: -1}}
+	all := r.candidates(demand{})
+	if len(all) != 1 {
+		t.Fatal(all)
+	}
+	need := lsn.Position{Timeline: 1, LSN: 50}
+	if all[0].unproven(n.seen.id, need) {
+		t.Error("the run that it is known of is doubted")
+	}
+	n.seen = observation{id: identity{system: 1, start: 2}, pos: lsn.Position{Timeline: 1, LSN: 10}} // restarted, and behind
+	if !all[0].unproven(n.seen.id, need) {
+		t.Error("the position of the earlier run counts for the later")
+	}
+}
+
+func newTestReplica(p *Pool) *node {
+	n := &node{db: p, wake: make(chan struct{}, 1), moved: make(chan struct{}), reader: new(readerPool)}
+	n.up, n.seen = true, observation{id: identity{system: 1, start: 1}, pos: lsn.Position{Timeline: 1, LSN: 100}}
+	p.nodes = append(p.nodes, n)
+	return n
+}
+
+// A read whose scope has lost a position is told so, even if the new primary does not say where it is.
+func TestLossIsToldWithoutAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Pool{}
+		p.topo = topology{system: 1, timeline: 2, forks: map[uint32]uint64{1: 100}, exact: true}
+		p.leader.Store(&epoch{db: p, timeline: 2, capture: &capture{wake: make(chan struct{}, 1)}}) // nobody runs it
+		ctx, scope := causal.Begin(t.Context())
+		scope.Domain(identity{system: 1}.tag()).Wrote(lsn.Position{Timeline: 1, LSN: 200}.String())
+		r := &read{db: p, ctx: ctx, scope: scope}
+		for range 2 {
+			_, err := r.demand()
+			var lost *CausalityLostError
+			if !errors.As(err, &lost) || !lost.Proven {
+				t.Errorf("%v", err)
+			}
+		}
+	})
+}
