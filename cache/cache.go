@@ -237,9 +237,10 @@ func (c *Cache[K, V]) get(ctx context.Context, key K) outcome[V] {
 		}
 	}
 	var out outcome[V]
+	n.own(ctx, scope)
 	for range 3 {
 		var w waiter[K, V]
-		if w, out = c.enter(ctx, scope, key, n, false); w.call != nil {
+		if w, out = c.enter(ctx, key, n, false); w.call != nil {
 			out = c.await(ctx, w.call, w.answer)
 			out.coalesced = !w.made
 		}
@@ -289,7 +290,7 @@ type waiter[K comparable, V any] struct {
 
 // enter joins the flight of a key, or takes off: bulk flights are run by their caller. Where no flight is needed, or none
 // may be made, it has the outcome instead.
-func (c *Cache[K, V]) enter(ctx context.Context, scope *causal.Scope, key K, n need, bulk bool) (waiter[K, V], outcome[V]) {
+func (c *Cache[K, V]) enter(ctx context.Context, key K, n need, bulk bool) (waiter[K, V], outcome[V]) {
 	var w waiter[K, V]
 	if err := ctx.Err(); err != nil {
 		return w, outcome[V]{err: context.Cause(ctx)}
@@ -297,9 +298,6 @@ func (c *Cache[K, V]) enter(ctx context.Context, scope *causal.Scope, key K, n n
 	name := bounded(c.options.Key(key))
 	if reentrant(ctx, c, name) {
 		return w, outcome[V]{err: fmt.Errorf("cache %s: %w", c.name, ErrReentrant)}
-	}
-	if n.blind || n.bound != "" {
-		n.token = without(scope.Written(ctx), isClock)
 	}
 	slot, hash := c.fences.of(name)
 	sh := c.shardOf(hash)
@@ -322,11 +320,16 @@ func (c *Cache[K, V]) enter(ctx context.Context, scope *causal.Scope, key K, n n
 	if st == nil {
 		st = new(flights[K, V])
 		sh.keys[name] = st
-	} else if st.failed > 0 && st.current == nil && now < st.until {
-		if e != nil && e.valid() && now < e.dead && !n.ahead() {
-			return w, outcome[V]{entry: e, err: e.err, stale: true}
+	} else {
+		if cl := st.current; cl != nil && cl.ctx.Err() != nil && c.overdue(cl, context.Cause(cl.ctx)).entry != nil {
+			e = c.memory.get(key)
 		}
-		return w, outcome[V]{err: st.err}
+		if st.failed > 0 && st.current == nil && now < st.until {
+			if e != nil && e.valid() && now < e.dead && !n.ahead() {
+				return w, outcome[V]{entry: e, err: e.err, stale: true}
+			}
+			return w, outcome[V]{err: st.err}
+		}
 	}
 	cl, made := c.join(ctx, sh, st, key, name, slot, n)
 	w = waiter[K, V]{call: cl, made: made, answer: sh.group.DoChan(name, func() (any, error) {
@@ -394,6 +397,7 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 			found[key] = out.entry.value
 		}
 	}
+	own := sync.OnceFunc(func() { n.own(ctx, scope) }) // which may take a while
 	type place struct {
 		key K
 		waiter[K, V]
@@ -418,7 +422,8 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 				c.counters.ownWrites.Add(1)
 			}
 		}
-		w, out := c.enter(ctx, scope, key, n, true)
+		own()
+		w, out := c.enter(ctx, key, n, true)
 		if w.call == nil {
 			take(key, out)
 			continue
@@ -456,9 +461,7 @@ func (c *Cache[K, V]) Invalidate(ctx context.Context, keys ...K) error {
 	c.counters.invalidations.Add(uint64(len(keys)))
 	ctx = context.WithoutCancel(ctx)
 	scope := causal.From(ctx)
-	wait, cancel := context.WithTimeout(ctx, 4*c.options.RemoteTimeout)
-	token := without(scope.Written(wait), isClock)
-	cancel()
+	token := without(written(ctx, scope), isClock)
 	names := make([]string, len(keys))
 	for i, key := range keys {
 		names[i] = bounded(c.options.Key(key))

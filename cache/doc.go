@@ -39,14 +39,20 @@
 // The Remote does not answer: after Options.RemoteTimeout a Get goes on without it, and after three failures in a row all
 // but one call in 100 ms do so at once. Values are loaded for memory only and trusted there for DisconnectedTTL; loads are
 // still shared within the process. Invalidate returns an error, has done its work here, and is sent again until the Remote
-// confirms; until then this process neither reads nor writes those keys there, and who wrote gets its values from the
-// origin. Another process that does reach the Remote is not told before that.
+// confirms; until then this process neither reads nor stores those keys there, nor what a load that was under way brought, and
+// who wrote gets its values from the origin. Another process that does reach the Remote is not told before that. What waits to
+// be sent is kept in memory, once a key and without a bound, since a key that was forgotten would keep its old value for
+// everyone: beyond 100,000 keys there is a warning in the log, and Stats.Pending has the number. It ends with the process.
 //
 // Messages may have been lost: every value in memory is checked with the Remote before it is served again, which a value
 // that is still the same survives. A reconnect does not load anything anew.
 //
-// The origin fails: a value within Options.StaleIfError is served, marked stale; otherwise the error, and for 50 ms, doubling
-// up to 5 s, the same error without asking the origin. An invalidation ends the pause.
+// The origin fails: a value within Options.StaleIfError is served, marked stale, and for 50 ms, doubling up to 5 s, it is
+// served without asking the origin; where there is none, the error. An origin that hangs has failed at Options.LoadTimeout, and
+// if there is no stale value to serve, the next Get tries again at once. An invalidation ends the pause.
+//
+// The database does not tell the position of a write that the context's scope made: a Get or an Invalidate that needs it, and a
+// load that wrote, wait a second for it and then take it as unknown, so that loads ask the primary.
 //
 // The Remote lost what it had acknowledged (an asynchronous failover, a restart from a snapshot): an invalidation it lost is
 // undone until every process has noticed the new incarnation. Each then sends again what it invalidated in the last minute,

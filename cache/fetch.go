@@ -42,7 +42,7 @@ func (c *Cache[K, V]) run(calls []*call[K, V], bulk bool) {
 		case errors.Is(err, errBusy): // it must not hold up the others
 			go c.run([]*call[K, V]{cl}, bulk)
 		default:
-			c.finish(cl, outcome[V]{err: err}, nil)
+			c.abort(cl, err)
 		}
 	}
 	calls = begun
@@ -53,23 +53,26 @@ func (c *Cache[K, V]) run(calls []*call[K, V], bulk bool) {
 
 // fetch asks the shared tier, and loads what it does not have.
 func (c *Cache[K, V]) fetch(calls []*call[K, V], bulk bool) {
-	ctx, done := context.Context(nil), func() {}
-	if len(calls) == 1 {
-		ctx = calls[0].ctx
-	} else {
+	ctx := calls[0].ctx
+	if len(calls) > 1 {
+		var done func()
 		ctx, done = c.together(calls)
+		defer done()
 	}
-	defer done()
-	var ask, load []*call[K, V]
-	for _, cl := range calls {
-		if c.shared == nil || c.shared.pending.has(cl.name) {
-			load = append(load, cl)
-		} else {
-			ask = append(ask, cl)
-		}
-	}
-	lease := false
+	var load []*call[K, V]
+	lease, ask := false, calls
 	for pause := pollMin; len(ask) > 0; lease = true {
+		var may []*call[K, V]
+		for _, cl := range ask {
+			if c.shared == nil || c.shared.pending.has(cl.name) { // perhaps since it was asked last
+				load = append(load, cl)
+			} else {
+				may = append(may, cl)
+			}
+		}
+		if ask = may; len(ask) == 0 {
+			break
+		}
 		records, err := c.ask(ctx, ask, lease)
 		if err != nil {
 			for _, cl := range ask {
@@ -101,7 +104,7 @@ func (c *Cache[K, V]) fetch(calls []*call[K, V], bulk bool) {
 			case <-time.After(pause/2 + rand.N(pause)):
 			case <-ctx.Done():
 				for _, cl := range ask {
-					c.finish(cl, outcome[V]{err: context.Cause(ctx)}, nil)
+					c.abort(cl, context.Cause(ctx))
 				}
 				return
 			}
@@ -188,10 +191,12 @@ func (c *Cache[K, V]) settle(cl *call[K, V], r Record) bool {
 	case now < e.revalidate && !cl.behind:
 		out.stale = true
 	default:
+		cl.shard.mu.Lock()
 		cl.spare = e
+		cl.shard.mu.Unlock()
 		return false
 	}
-	c.failing(cl, nil)
+	c.succeeded(cl)
 	c.finish(cl, out, e)
 	return true
 }
@@ -365,11 +370,13 @@ func (c *Cache[K, V]) renew(ctx context.Context, calls []*call[K, V]) (stop func
 func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 	l.renewed()
 	c.counters.loadTime.Record(time.Since(l.begun))
-	token := merged(l.scope.Seen(), l.scope.Written(l.ctx))
+	token := merged(l.scope.Seen(), written(l.ctx, l.scope))
 	token = without(token, func(tag string) bool { return isClock(tag) || l.distrusted && isDistrust(tag) })
 	at := positions(token)
 
 	entries := make([]*entry[V], len(results))
+	stored := make([]bool, len(results))
+	refused := make([]bool, len(results))
 	var fills []Fill
 	var filled []int // the results of fills with data
 	for i := range results {
@@ -386,6 +393,10 @@ func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 			e.revalidate = e.fresh + int64(c.options.StaleWhileRevalidate)
 			e.dead = l.start + int64(kept)
 			entries[i] = e
+			if cl.loaned && !e.valid() { // invalidated here: the remote may not know
+				refused[i] = true
+				break
+			}
 			if cl.loaned {
 				data, err := c.options.Codec.Marshal(r.value)
 				if err != nil {
@@ -410,8 +421,6 @@ func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 			fills = append(fills, fill)
 		}
 	}
-	stored := make([]bool, len(results))
-	refused := make([]bool, len(results))
 	if len(fills) > 0 {
 		answers, err := c.put(l.ctx, fills)
 		n := 0
@@ -432,7 +441,7 @@ func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 			c.loadFailed(cl, r.err)
 			continue
 		}
-		c.failing(cl, nil)
+		c.succeeded(cl)
 		keep := e
 		switch {
 		case refused[i]:
@@ -467,14 +476,21 @@ func (c *Cache[K, V]) loadFailed(cl *call[K, V], err error) {
 		return
 	}
 	err = fmt.Errorf("cache %s: load: %w", c.name, err)
+	cl.shard.mu.Lock()
 	c.failing(cl, err)
-	spare, keep := cl.spare, cl.spare
+	spare := c.spare(cl)
+	cl.shard.mu.Unlock()
 	if spare == nil {
-		spare = cl.before
-	}
-	if spare == nil || !spare.valid() || spare.nameless() || c.clock.now() >= spare.dead || cl.need.ahead() {
 		c.finish(cl, outcome[V]{err: err}, nil)
 		return
 	}
-	c.finish(cl, outcome[V]{entry: spare, err: spare.err, stale: true}, keep)
+	c.finish(cl, outcome[V]{entry: spare, err: spare.err, stale: true}, cl.spare)
+}
+
+// abort ends a call before its load has ended, or begun: with a stale value if there is one and its time is up.
+func (c *Cache[K, V]) abort(cl *call[K, V], cause error) {
+	cl.shard.mu.Lock()
+	out := c.overdue(cl, cause)
+	cl.shard.mu.Unlock()
+	c.finish(cl, out, nil)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/fairlead/fairlead/pool/causal"
 )
 
 // maxRunning is how many loads of one key run at a time: one that everybody joins, and one that an invalidation has
@@ -57,6 +59,13 @@ func (n *need) add(o need) {
 	n.token = merged(n.token, o.token)
 }
 
+// own adds what the reader has written, where that is needed.
+func (n *need) own(ctx context.Context, scope *causal.Scope) {
+	if n.blind || n.bound != "" {
+		n.token = without(written(ctx, scope), isClock)
+	}
+}
+
 // call is one fetch of one key.
 type call[K comparable, V any] struct {
 	key   K
@@ -86,7 +95,7 @@ type call[K comparable, V any] struct {
 	lease   string
 	instead string    // the record to replace
 	token   string    // the lease's
-	spare   *entry[V] // what to serve if the origin fails
+	spare   *entry[V] // the remote's record, to serve if the origin fails; under the shard's lock
 
 	out  outcome[V]
 	done chan struct{}
@@ -151,13 +160,49 @@ func (c *Cache[K, V]) await(ctx context.Context, cl *call[K, V], answer <-chan s
 	sh := cl.shard
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	out := c.overdue(cl, err)
 	if cl.refs--; cl.refs == 0 && !cl.over {
 		cl.cancel(errAbandoned)
 		if cl.state.current == cl {
 			sh.detach(cl.name, cl.state)
 		}
 	}
-	return outcome[V]{err: err}
+	return out
+}
+
+// overdue is what those get who wait for a call that ends with cause. If that is that its time is up, an origin that hangs
+// is one that fails: a stale value is served, and the next to come do not wait for it again at once. The shard's lock is held.
+func (c *Cache[K, V]) overdue(cl *call[K, V], cause error) outcome[V] {
+	if cause != c.loadTimeout {
+		return outcome[V]{err: cause}
+	}
+	spare := c.spare(cl)
+	if spare == nil {
+		return outcome[V]{err: cause}
+	}
+	if cl.state.current == cl {
+		c.failing(cl, cause)
+		cl.shard.detach(cl.name, cl.state)
+		if cl.spare != nil {
+			c.memory.set(cl.key, cl.spare)
+		}
+	}
+	return outcome[V]{entry: spare, err: spare.err, stale: true}
+}
+
+// spare is what a call may be answered with whose load failed, or nil. The shard's lock is held.
+func (c *Cache[K, V]) spare(cl *call[K, V]) *entry[V] {
+	e := cl.spare
+	if e == nil {
+		e = cl.before
+	}
+	if e == nil && !cl.begun {
+		e = c.memory.get(cl.key)
+	}
+	if e == nil || !e.valid() || e.nameless() || c.clock.now() >= e.dead || cl.need.ahead() {
+		return nil
+	}
+	return e
 }
 
 // begin waits for the call's turn, if it may, and notes what has been heard before the first byte is asked for.
@@ -226,16 +271,19 @@ func (c *Cache[K, V]) finish(cl *call[K, V], out outcome[V], keep *entry[V]) {
 	close(cl.done)
 }
 
-// failing notes a failed load, or with nil one that did not fail, for those that come next.
-func (c *Cache[K, V]) failing(cl *call[K, V], err error) {
-	sh, st := cl.shard, cl.state
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if st.current != cl {
-		return
-	}
-	if err == nil {
+// succeeded forgets the failures before a load that did not fail.
+func (c *Cache[K, V]) succeeded(cl *call[K, V]) {
+	cl.shard.mu.Lock()
+	defer cl.shard.mu.Unlock()
+	if st := cl.state; st.current == cl {
 		st.failed, st.err, st.until = 0, nil, 0
+	}
+}
+
+// failing notes a failed load, for those that come next. The shard's lock is held.
+func (c *Cache[K, V]) failing(cl *call[K, V], err error) {
+	st := cl.state
+	if st.current != cl {
 		return
 	}
 	pause := min(backoffMin<<min(st.failed, 10), backoffMax)

@@ -26,7 +26,7 @@ type Options[K comparable, V any] struct {
 	// LoadMany loads several keys at once for GetMany. A key that the result lacks does not exist. It runs under the same
 	// rules as the loader. nil means that GetMany calls the loader for each key, at most 16 at a time.
 	LoadMany func(ctx context.Context, keys []K) (map[K]V, error)
-	// LoadTimeout bounds a load. 0 means 30 s.
+	// LoadTimeout bounds a load, which has failed then. 0 means 30 s.
 	LoadTimeout time.Duration
 
 	// NotFound says which of the loader's errors mean that there is no such key. They are not failures of the origin: they

@@ -11,15 +11,19 @@ const (
 	// What was sent is kept a while, for a remote that comes back from a failure without what it had acknowledged.
 	recentFor = time.Minute
 	maxRecent = 10_000 // keys
+
+	manyPending = 100_000 // keys, of which is warned
 )
 
 // pending is the invalidations that the remote has not confirmed, and those that it confirmed lately. While a key is
-// pending, this process neither reads nor writes it in the remote.
+// pending, this process neither reads nor stores it in the remote. The number of keys has no bound: one that is dropped would
+// leave its old record to every process, and a remote has no way to drop all records of a space.
 type pending struct {
 	mu      sync.Mutex
 	keys    map[string]waiting
 	added   uint64
 	sending bool
+	warned  bool // that there are many, since there were none
 	recent  []sent
 	count   int // keys in recent
 }
@@ -75,6 +79,10 @@ func (s *shared) queue(names []string, token string) {
 	for _, name := range names {
 		p.added++
 		p.keys[name] = waiting{merged(p.keys[name].token, token), p.added}
+	}
+	if len(p.keys) > manyPending && !p.warned {
+		p.warned = true
+		s.log.Warn("cache: invalidations pile up in memory for a shared tier that does not take them", "cache", s.space, "keys", len(p.keys))
 	}
 	s.send()
 }
@@ -150,5 +158,8 @@ func (p *pending) done(names []string, last uint64) {
 		if p.keys[name].n <= last {
 			delete(p.keys, name)
 		}
+	}
+	if len(p.keys) == 0 {
+		p.warned = false
 	}
 }

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +76,17 @@ func merged(tokens ...string) string {
 }
 
 const unreadable = "?"
+
+// maxSettle is how long a database that does not tell the position of a write holds up who needs it.
+const maxSettle = time.Second
+
+// written is the token of what a scope wrote. A position that is not known in time is one that nobody knows: only the
+// authority will do.
+func written(ctx context.Context, scope *causal.Scope) string {
+	ctx, cancel := context.WithTimeout(ctx, maxSettle)
+	defer cancel()
+	return scope.Written(ctx)
+}
 
 // isClock says whether a tag of a token is a cache's clock. Those tell the writer's own reads what they must have heard of;
 // what a value was read from they do not tell.
