@@ -47,9 +47,9 @@
 // Messages may have been lost: every value in memory is checked with the Remote before it is served again, which a value
 // that is still the same survives. A reconnect does not load anything anew.
 //
-// The origin fails: a value within Options.StaleIfError is served, marked stale, and for 50 ms, doubling up to 5 s, it is
-// served without asking the origin; where there is none, the error. An origin that hangs has failed at Options.LoadTimeout, and
-// if there is no stale value to serve, the next Get tries again at once. An invalidation ends the pause.
+// The origin fails: a value within Options.StaleIfError is served, marked stale; otherwise the error. For 50 ms, doubling up to
+// 5 s, that goes on without asking the origin. An origin that hangs has failed at Options.LoadTimeout, but where there is no
+// stale value to serve the next Get may try again at once. An invalidation ends the pause.
 //
 // The database does not tell the position of a write that the context's scope made: a Get or an Invalidate that needs it, and a
 // load that wrote, wait a second for it and then take it as unknown, so that loads ask the primary.
