@@ -12,13 +12,26 @@ import (
 )
 
 // guardSQL goes before a read in one batch, which is one implicit transaction: it makes it read-only and tells where the
-// server was before the read's snapshot. That order holds only where every statement has a snapshot of its own.
+// server was before the read's snapshot. That order holds only where every statement has a snapshot of its own. The timeline
+// comes after the position, and a replica receives a timeline before it replays it, so the position is on no later one.
 const guardSQL = `select pg_is_in_recovery(), case when pg_is_in_recovery() then pg_last_wal_replay_lsn()::text end,
+	(select received_tli from pg_stat_wal_receiver),
 	current_setting('transaction_isolation') = 'read committed', set_config('transaction_read_only', 'on', true)`
+
+// freeSQL is guardSQL where no position matters.
+const freeSQL = `select pg_is_in_recovery(), null::text, null::int, false, set_config('transaction_read_only', 'on', true)`
 
 // afterSQL tells where the server was after the read's snapshot, so at or past everything that the read has seen.
 const afterSQL = `select pg_is_in_recovery(),
-	case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end::text`
+	case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_insert_lsn() end::text,
+	(select received_tli from pg_stat_wal_receiver)`
+
+func (t *target) guardSQL() string {
+	if t.guard {
+		return guardSQL
+	}
+	return freeSQL
+}
 
 // errLost: the connection ended during a read.
 var errLost = errors.New("pool: connection lost")
@@ -27,12 +40,13 @@ var errLost = errors.New("pool: connection lost")
 type guardRow struct {
 	replica   bool
 	position  *string
-	committed bool // read committed
+	timeline  *uint32 // received; null if the role may not know, or nothing is being received
+	committed bool    // read committed
 	on        string
 }
 
 func (g *guardRow) scan(row pgx.Row) error {
-	return row.Scan(&g.replica, &g.position, &g.committed, &g.on)
+	return row.Scan(&g.replica, &g.position, &g.timeline, &g.committed, &g.on)
 }
 
 // judge decides whether the answer that follows may be used.
@@ -41,7 +55,7 @@ func (g *guardRow) judge(r *read, t *target) error {
 		r.tried = append(r.tried, t.node)
 		return errRole
 	}
-	if t.epoch != nil {
+	if t.epoch != nil || !t.guard {
 		return nil
 	}
 	var at lsn.Position
@@ -50,13 +64,9 @@ func (g *guardRow) judge(r *read, t *target) error {
 		if err != nil {
 			return err
 		}
-		t.node.raise(t.state.id, l)
-		if known, ok := t.node.position(t.state.id); ok && g.committed {
-			at = lsn.Position{Timeline: known.Timeline, LSN: l}
+		if shown, ok := t.node.raise(t.state.id, l, received(g.timeline)); ok && g.committed {
+			at = shown
 		}
-	}
-	if !t.guard {
-		return nil
 	}
 	r.db.counts.guards.Add(1)
 	switch {
@@ -69,6 +79,13 @@ func (g *guardRow) judge(r *read, t *target) error {
 		return errShort
 	}
 	return nil
+}
+
+func received(timeline *uint32) uint32 {
+	if timeline == nil {
+		return 0
+	}
+	return *timeline
 }
 
 // fail turns the error of an attempt into what [read.again] and the caller go by.
@@ -92,7 +109,7 @@ func (r *read) query(t target, sql string, args []any) (pgx.Rows, error) {
 		return rows.apart(conn, sql, args)
 	}
 	b := &pgx.Batch{}
-	b.Queue(guardSQL)
+	b.Queue(t.guardSQL())
 	b.Queue(sql, args...)
 	if r.scope != nil {
 		b.Queue(afterSQL)
@@ -120,7 +137,7 @@ func (rows *viewRows) apart(conn *pgx.Conn, sql string, args []any) (pgx.Rows, e
 	}
 	rows.tx = tx
 	var g guardRow
-	if err = g.scan(tx.QueryRow(r.ctx, guardSQL)); err == nil {
+	if err = g.scan(tx.QueryRow(r.ctx, rows.target.guardSQL())); err == nil {
 		err = g.judge(r, &rows.target)
 	}
 	if err == nil {
@@ -216,23 +233,23 @@ func (t *target) count() {
 func (t *target) after(r *read, row pgx.Row) bool {
 	var replica bool
 	var text *string
-	if err := row.Scan(&replica, &text); err != nil || text == nil || replica != (t.epoch == nil) {
+	var timeline *uint32
+	if err := row.Scan(&replica, &text, &timeline); err != nil || text == nil || replica != (t.epoch == nil) {
 		return false
 	}
 	l, err := lsn.ParsePG(*text)
 	if err != nil {
 		return false
 	}
-	at := lsn.Position{LSN: l}
+	var at lsn.Position
 	if t.epoch != nil {
-		at.Timeline = t.epoch.timeline
+		at = lsn.Position{Timeline: t.epoch.timeline, LSN: l}
 	} else {
-		t.node.raise(t.state.id, l)
-		known, ok := t.node.position(t.state.id)
+		shown, ok := t.node.raise(t.state.id, l, received(timeline))
 		if !ok {
 			return false
 		}
-		at.Timeline = known.Timeline
+		at = shown
 	}
 	r.scope.Domain(t.tag).Saw(at.String())
 	return true
@@ -259,7 +276,7 @@ func (v *viewRows) Values() ([]any, error) {
 // batch runs one attempt of a view's batch, up to the answer of the guard.
 func (r *read) batch(t target, b *pgx.Batch) (pgx.BatchResults, error) {
 	all := &pgx.Batch{}
-	all.Queue(guardSQL)
+	all.Queue(t.guardSQL())
 	for _, q := range b.QueuedQueries { // copies: pgx keeps a connection's statement in what it has sent
 		all.QueuedQueries = append(all.QueuedQueries, &pgx.QueuedQuery{SQL: q.SQL, Arguments: q.Arguments, Fn: q.Fn})
 	}
@@ -346,7 +363,7 @@ func (v *viewBatch) Close() error {
 func (r *read) begin(t target, o pgx.TxOptions) (pgx.Tx, error) {
 	conn := t.conn.Conn()
 	var g guardRow
-	err := g.scan(conn.QueryRow(r.ctx, guardSQL))
+	err := g.scan(conn.QueryRow(r.ctx, t.guardSQL()))
 	if err == nil {
 		g.committed = true
 		err = g.judge(r, &t)

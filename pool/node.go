@@ -49,6 +49,7 @@ type observation struct {
 	pos     lsn.Position
 	at      time.Time // before the probe was sent
 	took    time.Duration
+	sure    bool // a replica's pos.Timeline is the one that it receives
 }
 
 // The timeline of a replica is the one it receives; without the right to see that (pg_monitor), or without a receiver, the
@@ -59,10 +60,11 @@ const probeSQL = `select system_identifier::text, (extract(epoch from pg_postmas
 	case when pg_is_in_recovery()
 	then greatest((select timeline_id from pg_control_checkpoint()), (select min_recovery_end_timeline from pg_control_recovery()),
 		(select received_tli from pg_stat_wal_receiver))::text
-	else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::text end
+	else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::text end,
+	(select received_tli from pg_stat_wal_receiver)::text
 	from pg_control_system()`
 
-const followSQL = `select pg_last_wal_replay_lsn()::text`
+const followSQL = `select pg_last_wal_replay_lsn()::text, (select received_tli from pg_stat_wal_receiver)::text`
 
 func newNode(db *Pool, c *pgxpool.Config) *node {
 	return &node{db: db, name: address(c), config: c, wake: make(chan struct{}, 1), moved: make(chan struct{})}
@@ -179,6 +181,7 @@ func (o *observation) read(row []string) (err error) {
 	}
 	t, err := strconv.ParseUint(row[4], 10, 32)
 	o.pos.Timeline = uint32(t)
+	o.sure = row[5] == row[4]
 	return err
 }
 
@@ -193,7 +196,8 @@ func (n *node) poll(ctx context.Context, conn *pgconn.PgConn) *pgconn.PgConn {
 	if err == nil {
 		var l uint64
 		if l, err = lsn.ParsePG(row[0]); err == nil {
-			n.raise(id, l)
+			timeline, _ := strconv.ParseUint(row[1], 10, 32) // "": not known
+			n.raise(id, l, uint32(timeline))
 			return conn
 		}
 	}
@@ -207,14 +211,25 @@ func hangUp(conn *pgconn.PgConn) {
 	conn.Close(ctx)
 }
 
-// raise records that the run id of the server has replayed up to l.
-func (n *node) raise(id identity, l uint64) {
+// raise records that the run id of the server has replayed up to l, while it received the given timeline, 0 if that is not
+// known. It returns the position that this shows: none if it may lie on a newer timeline than the last probe saw.
+func (n *node) raise(id identity, l uint64, timeline uint32) (lsn.Position, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.up || n.seen.id != id || n.seen.primary || l <= n.seen.pos.LSN {
-		return
+	switch known := n.seen.pos; {
+	case !n.up || n.seen.id != id || n.seen.primary:
+		return lsn.Position{}, false
+	case l <= known.LSN && timeline == 0: // as far as it was shown to be before
+	case timeline == 0 && n.db.leader.Load() == nil: // a new primary may have been found by the replica, and not by us
+		return lsn.Position{}, false
+	case timeline != 0 && timeline != known.Timeline:
+		n.kick()
+		return lsn.Position{}, false
 	}
-	n.advanceLocked(l)
+	if l > n.seen.pos.LSN {
+		n.advanceLocked(l)
+	}
+	return lsn.Position{Timeline: n.seen.pos.Timeline, LSN: l}, true
 }
 
 func (n *node) advanceLocked(l uint64) {
@@ -229,16 +244,6 @@ func (n *node) advanceLocked(l uint64) {
 		close(n.moved)
 		n.moved = make(chan struct{})
 	}
-}
-
-// position returns how far the run id of the server is known to have come.
-func (n *node) position(id identity) (p lsn.Position, known bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.up || n.seen.id != id || n.seen.primary {
-		return lsn.Position{}, false
-	}
-	return n.seen.pos, true
 }
 
 func (n *node) followed() bool {

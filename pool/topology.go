@@ -49,6 +49,12 @@ func (p *Pool) observe(n *node, o observation) {
 	}
 	n.mu.Lock()
 	was, wasUp := n.seen, n.up
+	if !o.primary && !o.sure && t.system != 0 && p.leader.Load() == nil {
+		// It may have found a new primary that is not known here yet: then this position is not on the timeline it shows.
+		if o.pos.LSN = 0; was.id == o.id && was.pos.Timeline == o.pos.Timeline {
+			o.pos.LSN = was.pos.LSN
+		}
+	}
 	if wasUp && was.id == o.id && !was.primary && !o.primary { // the same run: neither may go back
 		o.pos.Timeline = max(o.pos.Timeline, was.pos.Timeline)
 		o.pos.LSN = max(o.pos.LSN, was.pos.LSN)
