@@ -14,8 +14,11 @@ func curve(t *testing.T, sv service, g guard, n int, deadline bool, loads ...flo
 	t.Helper()
 	var spans []span
 	for _, m := range loads {
-		to := 9 * second
-		if m >= 3 {
+		to := 8 * second
+		switch {
+		case m >= 10:
+			to = 4500 * time.Millisecond
+		case m >= 3:
 			to = 5 * second
 		}
 		r := run(t, sv, g, n, loadsim.Load{Rate: loadsim.Constant(m), For: to, Deadline: deadline, Seed: 1}, nil)

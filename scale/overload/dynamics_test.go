@@ -141,10 +141,10 @@ func TestOneTenantCannotStarveTheRest(t *testing.T) {
 		}
 		return 1 + r.IntN(99)
 	}}
-	share := func(t *testing.T, o Options) float64 {
-		r := run(t, ioConstant, knees(o), 1, load, nil)
+	share := func(t *testing.T, sv service, o Options) float64 {
+		r := run(t, sv, knees(o), 1, load, nil)
 		c := r.Between(2*second, 5*second, func(class int) bool { return class != hog })
-		all := measure(r, ioConstant.capacity, 2*second, 5*second)
+		all := measure(r, sv.capacity, 2*second, 5*second)
 		t.Logf("tenants: %+v; all: %v", c, all)
 		if all.goodput < 92 {
 			t.Errorf("in all %.1f %% of C", all.goodput)
@@ -153,13 +153,13 @@ func TestOneTenantCannotStarveTheRest(t *testing.T) {
 	}
 	t.Run("fair", func(t *testing.T) {
 		t.Parallel()
-		if got := share(t, Options{}); got < 0.92 {
+		if got := share(t, ioConstant, Options{}); got < 0.92 {
 			t.Errorf("the others get %.1f %% of what they ask", 100*got)
 		}
 	})
 	t.Run("one key", func(t *testing.T) {
 		t.Parallel()
-		if got := share(t, Options{Key: func(*http.Request) string { return "all" }}); got > 0.4 {
+		if got := share(t, cpuConstant, Options{Key: func(*http.Request) string { return "all" }}); got > 0.4 {
 			t.Errorf("without fairness the others get %.1f %%: the load does not test anything", 100*got)
 		}
 	})
