@@ -65,10 +65,11 @@
 //
 // Known limits. Where a request takes more than half of the clients' patience even when nothing waits (55 ms of 100) there is
 // little room, and goodput under overload is about 85 % of the capacity. At a cold start at ten times the capacity a service
-// that has slots loses nothing, one that computes does badly for two seconds. With very uneven requests (one in ten takes
+// that has slots loses nothing, one that computes does one third of its best in the first second and two thirds in the next. With very uneven requests (one in ten takes
 // fifteen times as long) 1 to 2 % are refused at 0.8 of the capacity. A cold step to hundreds of requests a second that each
 // wait half a second for something that is not scarce has about a fifth refused for a second or two: see Options.Initial.
-// Several processes that share a bottleneck need to see deadlines or clients' departures, which means contexts that end.
+// When what it depends on becomes ten times as slow, it takes the time for a queue and up to nine seconds to see the difference,
+// with a part of what throughput is left. Several processes that share a bottleneck need to see deadlines or clients' departures, which means contexts that end.
 //
 // A context that ends is also how late answers are noticed: do not detach a request's context outside the limiter.
 //

@@ -105,6 +105,26 @@ func TestCapacityHalved(t *testing.T) {
 	}
 }
 
+// A dependency that has become ten times as slow must not be taken for a queue inside for long, or the limit sinks to where
+// little is left of the throughput. Its clients are patient, so that late answers do not tell.
+func TestAServiceThatSlowsDownIsLearnedAnew(t *testing.T) {
+	for _, load := range []float64{0.8, 3} {
+		name := fmt.Sprintf("%v C", load)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := run(t, ioConstant, ours, 1, loadsim.Load{Rate: loadsim.Constant(load), For: 16 * second, Patience: 3 * second, Seed: 3},
+				func(s simulated) {
+					time.Sleep(3 * second)
+					s.(*loadsim.Slots).Slow(10)
+				})
+			spans := spansOf(t, name, r, ioConstant.capacity, second, 3*second, 5*second, 8*second, 12*second, 16*second)
+			if got := spans[4].goodput; got < 8 {
+				t.Errorf("from nine seconds after it slowed down %.1f %% of the old C: want 80 %% of a tenth", got)
+			}
+		})
+	}
+}
+
 func TestCriticalRequestsPassWhileTenTimesTheCapacityIsOffered(t *testing.T) {
 	t.Parallel()
 	const critical, sheddable = 2, 0

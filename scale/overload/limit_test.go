@@ -90,6 +90,28 @@ func TestWindowsAndProbesBeginOnTheWallClock(t *testing.T) {
 	}
 }
 
+func TestAProbeTellsAQueueInsideFromASlowService(t *testing.T) {
+	for name, test := range map[string]struct {
+		rate, inside float64 // in the probe; before it 100/s and 10 ms
+		base         float64
+		again        bool
+	}{
+		"a queue inside":       {100, 0.008, 0.008, true},
+		"none":                 {80, 0.010, 0.010, false},
+		"slower, not less out": {100, 0.020, 0.010, false},
+		"the service slowed":   {60, 0.020, 0.020, false},
+	} {
+		k := newKnee(Options{}.withDefaults())
+		k.file(0.012)
+		k.file(0.010)
+		k.rate = 100
+		k.probed(test.rate, test.inside)
+		if k.base != test.base || (k.factor < 1) != test.again {
+			t.Errorf("%s: base %v, factor %v", name, k.base, k.factor)
+		}
+	}
+}
+
 // A stream that gave its permit back was in the handler for a time that says nothing of the service.
 func TestAStreamIsNotMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

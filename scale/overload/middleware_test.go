@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,6 +102,7 @@ func TestAPanicGivesThePermitBack(t *testing.T) {
 func TestStreamsGiveTheirPermitBackWhenTheyBegin(t *testing.T) {
 	l := fixed(t, 1, Options{})
 	release := make(chan struct{})
+	end := sync.OnceFunc(func() { close(release) })
 	srv := httptest.NewServer(l.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		switch r.URL.Path {
@@ -125,6 +127,7 @@ func TestStreamsGiveTheirPermitBackWhenTheyBegin(t *testing.T) {
 		<-release
 	})))
 	defer srv.Close()
+	defer end()
 	open := func(path string) *http.Response {
 		res, err := http.Get(srv.URL + path)
 		if err != nil {
@@ -151,7 +154,7 @@ func TestStreamsGiveTheirPermitBackWhenTheyBegin(t *testing.T) {
 	if s := l.Stats(); s.InFlight != 1 || s.Streams != 3 {
 		t.Errorf("a page that is flushed keeps its permit: %+v", s)
 	}
-	close(release)
+	end()
 	if _, err := io.Copy(io.Discard, page.Body); err != nil {
 		t.Error(err)
 	}
