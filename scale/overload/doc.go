@@ -63,13 +63,18 @@
 // It does not help against work of which a single request is too much; nor against attackers with many addresses, who each get
 // their share. It knows one process: other processes are known only by the time they cost.
 //
-// Known limits. Where a request takes more than half of the clients' patience even when nothing waits (55 ms of 100) there is
-// little room, and goodput under overload is about 85 % of the capacity. At a cold start at ten times the capacity a service
-// that has slots loses nothing, one that computes does one third of its best in the first second and two thirds in the next. With very uneven requests (one in ten takes
-// fifteen times as long) 1 to 2 % are refused at 0.8 of the capacity. A cold step to hundreds of requests a second that each
-// wait half a second for something that is not scarce has about a fifth refused for a second or two: see Options.Initial.
-// When what it depends on becomes ten times as slow, it takes the time for a queue and up to nine seconds to see the difference,
-// with a part of what throughput is left. Several processes that share a bottleneck need to see deadlines or clients' departures, which means contexts that end.
+// Known limits:
+//
+//   - Where a request takes more than half of the clients' patience even when nothing waits (55 ms of 100) there is little room:
+//     goodput under overload is between half and 85 % of the capacity.
+//   - At a cold start at ten times the capacity a service that has slots loses nothing; one that computes does a third of its
+//     best in the first second and two thirds in the second.
+//   - With very uneven requests (one in ten takes fifteen times as long) 1 to 2 % may be refused at 0.8 of the capacity.
+//   - A cold step to hundreds of requests a second that each wait half a second for something that is not scarce meets a limit
+//     of 32 and is refused for the most part, for up to ten seconds, until the limit has grown. Set Options.Initial.
+//   - When what it depends on becomes ten times as slow and clients are patient, it takes the time for a queue, and for up to
+//     nine seconds uses a part only of the throughput that is left.
+//   - Several processes that share a bottleneck need to see deadlines or clients' departures, which means contexts that end.
 //
 // A context that ends is also how late answers are noticed: do not detach a request's context outside the limiter.
 //

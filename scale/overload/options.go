@@ -12,8 +12,8 @@ import (
 type Options struct {
 	// Initial is the limit before anything is known, and the least one while the service is not saturated. A service whose
 	// handlers wait long (500 ms) for something that is not scarce needs a higher one, about the requests a second that may
-	// come all of a sudden × the seconds a handler takes: else such a jump is refused in part for a second or two. 0 means
-	// 32, or the nearest that Min and Max allow; negative is an error.
+	// come all of a sudden × the seconds a handler takes: else such a jump is refused for the most part until the limit has
+	// grown, which takes seconds. 0 means 32, or the nearest that Min and Max allow; negative is an error.
 	Initial int
 
 	// Min and Max bound the limit. Min = Max is a fixed limit. 0 means 1 and 10000; negative is an error.
