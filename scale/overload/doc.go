@@ -67,8 +67,8 @@
 //
 //   - Where a request takes more than half of the clients' patience even when nothing waits (55 ms of 100) there is little room:
 //     goodput under overload is between half and 85 % of the capacity.
-//   - At a cold start at ten times the capacity a service that has slots loses nothing; one that computes does a third of its
-//     best in the first second and two thirds in the second.
+//   - At a cold start at ten times the capacity a service that has slots loses nothing; one that computes is unsteady
+//     for two to five seconds, and may do next to nothing in one of them.
 //   - With very uneven requests (one in ten takes fifteen times as long) 1 to 2 % may be refused at 0.8 of the capacity.
 //   - A cold step to hundreds of requests a second that each wait half a second for something that is not scarce meets a limit
 //     of 32 and is refused for the most part, for up to ten seconds, until the limit has grown. Set Options.Initial.
