@@ -12,9 +12,10 @@
 //
 // At ten times the capacity the service still does at least 95 % of what it does at its peak, in time for its clients. At
 // 0.8 of its capacity, with requests of constant or exponentially distributed length, at most 0.5 % are refused. A second after
-// the load has gone none is. The tests of this package measure that with this code in virtual time, for a service that has
-// slots (connections, disks) and for one that has processors, with one limiter and with four in processes of their own that
-// know nothing of each other, through spikes, cold starts and losses of half the capacity.
+// the load has gone none is. These are means over seconds, once the limiter has seen a few seconds of load; uneven requests
+// make short stretches vary. The tests of this package measure it with this code in virtual time, for a service that has slots
+// (connections, disks) and for one that has processors, with one limiter and with four that share a bottleneck and know nothing
+// of each other, through spikes, cold starts and losses of half the capacity.
 //
 // Within a priority the permits are shared equally by key, by default the client's address: who asks for more than an equal
 // share gets what the others leave. A request of a higher priority never waits for one of a lower that has not begun.
