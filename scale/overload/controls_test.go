@@ -1,7 +1,34 @@
+//go:build soak
+
 package overload
 
 import (
 	"math"
+	"net/http"
+	"testing"
+)
+
+var (
+	static24 = guard{"static 24", func(*testing.T) func(http.Handler) http.Handler {
+		free := make(chan struct{}, 24)
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				select {
+				case free <- struct{}{}:
+					defer func() { <-free }()
+					next.ServeHTTP(w, r)
+				default:
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			})
+		}
+	}}
+	static24Queue = guard{"static 24 + queue", func(t *testing.T) func(http.Handler) http.Handler {
+		return limiterOf(t, Options{}, func(o Options) limit { return newStatic(o, 24) }).Middleware
+	}}
+	vegasQueue = guard{"Vegas + queue", func(t *testing.T) func(http.Handler) http.Handler {
+		return limiterOf(t, Options{}, func(o Options) limit { return newVegas(o) }).Middleware
+	}}
 )
 
 // The rules beside which ours is measured, behind the same queue.

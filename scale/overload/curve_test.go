@@ -1,6 +1,10 @@
+//go:build soak
+
 package overload
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -8,6 +12,18 @@ import (
 )
 
 const second = time.Second
+
+var ioExponential = service{"8 slots, exponential", 8 / 0.0106, loadsim.Exponential(10600 * time.Microsecond), slots}
+
+// line is goodput in % of C, refused in % of what was offered and the p99 in ms, for each load.
+func line(name string, loads []float64, spans []span) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-40s", name)
+	for i, s := range spans {
+		fmt.Fprintf(&b, " | %v C: %v", loads[i], s)
+	}
+	return b.String()
+}
 
 // curve offers each load for a while and measures from the third second on.
 func curve(t *testing.T, sv service, g guard, n int, deadline bool, loads ...float64) []span {

@@ -1,3 +1,5 @@
+//go:build soak
+
 package overload
 
 import (
@@ -184,4 +186,11 @@ func TestOneTenantCannotStarveTheRest(t *testing.T) {
 			t.Errorf("without fairness the others get %.1f %%: the load does not test anything", 100*got)
 		}
 	})
+}
+
+// classOf is the class of a request that run made.
+func classOf(r *http.Request) int {
+	var class int
+	fmt.Sscanf(r.RemoteAddr, "192.0.2.%d:", &class)
+	return class
 }

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,9 +30,8 @@ func slots() simulated { return loadsim.NewSlots(8) }
 func cores() simulated { return loadsim.NewCPU(2) }
 
 var (
-	ioConstant    = service{"8 slots x 10.6 ms", 8 / 0.0106, loadsim.Exactly(10600 * time.Microsecond), slots}
-	ioExponential = service{"8 slots, exponential", 8 / 0.0106, loadsim.Exponential(10600 * time.Microsecond), slots}
-	cpuConstant   = service{"2 cores x 5 ms", 400, loadsim.Exactly(5 * time.Millisecond), cores}
+	ioConstant  = service{"8 slots x 10.6 ms", 8 / 0.0106, loadsim.Exactly(10600 * time.Microsecond), slots}
+	cpuConstant = service{"2 cores x 5 ms", 400, loadsim.Exactly(5 * time.Millisecond), cores}
 )
 
 // guard is what stands in front of a service; several share one when there are several.
@@ -63,26 +61,6 @@ var (
 	ours    = knees(Options{})
 	nothing = guard{"no limiter", func(*testing.T) func(http.Handler) http.Handler {
 		return func(next http.Handler) http.Handler { return next }
-	}}
-	static24 = guard{"static 24", func(*testing.T) func(http.Handler) http.Handler {
-		free := make(chan struct{}, 24)
-		return func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				select {
-				case free <- struct{}{}:
-					defer func() { <-free }()
-					next.ServeHTTP(w, r)
-				default:
-					w.WriteHeader(http.StatusServiceUnavailable)
-				}
-			})
-		}
-	}}
-	static24Queue = guard{"static 24 + queue", func(t *testing.T) func(http.Handler) http.Handler {
-		return limiterOf(t, Options{}, func(o Options) limit { return newStatic(o, 24) }).Middleware
-	}}
-	vegasQueue = guard{"Vegas + queue", func(t *testing.T) func(http.Handler) http.Handler {
-		return limiterOf(t, Options{}, func(o Options) limit { return newVegas(o) }).Middleware
 	}}
 )
 
@@ -170,21 +148,4 @@ func measure(r *loadsim.Result, capacity float64, from, to time.Duration) span {
 
 func (s span) String() string {
 	return fmt.Sprintf("%5.1f %5.2f %4d", s.goodput, s.refused, s.p99.Milliseconds())
-}
-
-// line is goodput in % of C, refused in % of what was offered and the p99 in ms, for each load.
-func line(name string, loads []float64, spans []span) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-40s", name)
-	for i, s := range spans {
-		fmt.Fprintf(&b, " | %v C: %v", loads[i], s)
-	}
-	return b.String()
-}
-
-// classOf is the class of a request that run made.
-func classOf(r *http.Request) int {
-	var class int
-	fmt.Sscanf(r.RemoteAddr, "192.0.2.%d:", &class)
-	return class
 }
