@@ -195,6 +195,9 @@ func (p *Pool) hopeless() bool {
 
 // Acquire returns a connection to the primary, as pgxpool does. Under a scope it counts as a write from now until its
 // release: meanwhile reads of the scope go to the primary.
+//
+// Do not Hijack it: the pool does not learn of that, so it counts as in use for good, and under a scope as a write whose
+// position is never known.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	var a attempts
 	l, err := p.primary(ctx, &a)

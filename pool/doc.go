@@ -8,21 +8,28 @@
 // # What it guarantees
 //
 // [Pool] has the methods of pgxpool.Pool that applications use, with their meaning. Plain methods run on the primary.
-// [Pool.ReadOnly] is asked for: a [View] with the same methods, read-only by the server's enforcement.
+// [Pool.ReadOnly] is asked for: a [View] with the same methods. The server refuses what writes tables there; what it would
+// let pass all the same (advisory locks, NOTIFY, large objects) is refused by what it is called, so an application's own
+// function that does such a thing is not. The Conn of a view's transaction is the connection itself: what is done there by
+// batch, by COPY or below pgx is not looked at.
 //
 // A context may carry a scope (package causal; the session package and causal.Middleware open one a request). A read under a
 // scope sees every write that the scope knows of, made in whichever process, and never less than an earlier read of the
 // scope saw, while replicas serve it whenever one is far enough. Positions are taken after the commit, from the primary's
 // insert position; a replica serves if it has shown that it replayed that much, shows it in the same round trip before the
-// read's snapshot, or does within ReadOptions.WaitUpTo; otherwise the primary serves. Without a scope none of this costs
-// anything, and a read is at most ReadOptions.MaxStaleness old.
+// read's snapshot, or does within ReadOptions.WaitUpTo; otherwise the primary serves. Without a scope no position is taken
+// or compared, and a read is at most ReadOptions.MaxStaleness old; after a failover that may be on a replica which is still
+// on the older timeline. Every read of a view goes with a short statement before it that makes it read-only and confirms the
+// server's role; under a scope one after it tells the position that it saw. Both share the read's round trip, but for
+// transactions and for queries with options of pgx before their arguments.
 //
 // # Failover
 //
 // All servers are probed on connections of their own. The primary is the one that is not in recovery, on the highest timeline
 // seen, of the system that was seen first; two such are none. A new primary, or a restarted one, is a new epoch with new
-// connections; once a process has seen a newer timeline it starts nothing on an older one. What it cannot see it cannot know:
-// only the fencing of a high-availability tool closes split brain. A server that is frozen is given up after a second.
+// connections; once a process has seen a newer timeline it starts nothing on an older one, but for views' reads without a
+// scope, as said above. What it cannot see it cannot know: only the fencing of a high-availability tool closes split brain. A
+// server that is frozen is given up after a second.
 //
 // Calls wait for a primary for Options.FailoverTimeout, then fail with [ErrNoPrimary]. A statement of which nothing was sent
 // is tried again by itself; one that was sent and not answered is [ErrOutcomeUnknown] and never sent again, unless it is a
@@ -37,6 +44,11 @@
 // show the new timeline, which they do at once to a role with pg_monitor and after their next restart point to others; what
 // was written just before it is proven to have survived to a role with REPLICATION, or if the promoted server was seen to
 // have replayed it.
+//
+// A replica may follow a new primary before the pool's probes have seen it. A role with pg_monitor sees a replica's timeline
+// with each position while the replica receives, so nothing read there is taken for the old timeline's. For other roles, and
+// for a replica that is not receiving, positions do not grow while no primary is known; but as long as the old one is still
+// taken for the primary, a moment after a promotion, a lost write may be missing from a read without a [CausalityLostError].
 //
 // PostgreSQL 13 or later; tested on 15. Any role that can log in will do.
 package pool

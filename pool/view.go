@@ -16,9 +16,10 @@ import (
 // it fits where a pool does, and is a value to copy.
 //
 // Under a scope ([causal.From]) an answer includes everything that the scope has written and read so far; without one it is
-// at most ReadOptions.MaxStaleness old. Statements run read-only, enforced by the server wherever they land, and what the
-// server would let pass although others can see it (advisory locks, NOTIFY, large objects, statements that end a
-// transaction) is refused before it is sent: [ErrReadOnlyView] in both cases. A read that fails because its server went away
+// at most ReadOptions.MaxStaleness old. Statements run read-only, enforced by the server wherever they land, and known
+// functions and statements that the server would let pass although others can see it (advisory locks, NOTIFY, large objects,
+// replication slots, SQL in a string, what ends a transaction or sets its mode) are refused before they are sent:
+// [ErrReadOnlyView] in both cases. A read that fails because its server went away
 // or cancelled it in favour of replay is repeated on another; one that has delivered a row is not.
 type View struct {
 	db  *Pool
