@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench cross lint vuln
+.PHONY: help demo test soak bench cross lint vuln
 
 # Every module is built as its users get it, and without stamping, which needs a repository that git trusts.
 export GOWORK := off
@@ -18,6 +18,9 @@ demo: ## run the storefront with servers of its own (ADDR, ADMIN_ADDR, CONTROL, 
 
 test: ## what CI runs: installs what is missing, then vet, staticcheck, import rules, all tests with -race
 	@scripts/test
+
+soak: ## the limiter's whole goodput curve and its dynamics, beside other rules
+	@scripts/test soak
 
 bench: ## run the benchmarks COUNT (6) times and summarise them
 	@scripts/test bench

@@ -34,6 +34,7 @@
 //	fewer queries, no stampedes                     cache, cache/rediscache
 //	any process serves any request                  session, session/redissession
 //	a limit a client, over the fleet                ratelimit, ratelimit/redislimit
+//	more load than capacity                         scale/overload
 //	a dependency that is slow or down               scale/breaker, scale/retry
 //	one checked Redis client for all of them        scale/redisconn
 //	read your writes with a store of your own       pool/causal
