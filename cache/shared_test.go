@@ -336,8 +336,7 @@ func TestRemoteDown(t *testing.T) {
 
 		// An invalidation that cannot be sent holds here at once.
 		o.values[1].Store(5)
-		scope := context.Context(t.Context())
-		scope, _ = causal.Begin(scope)
+		scope, _ := causal.Begin(t.Context())
 		if err := a.Invalidate(scope, 1); !errors.Is(err, context.DeadlineExceeded) && err == nil {
 			t.Errorf("Invalidate = %v", err)
 		}
