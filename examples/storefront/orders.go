@@ -73,8 +73,10 @@ func (s *shop) placeOrder(w http.ResponseWriter, r *http.Request) error {
 		}
 		v.LastOrder = order.ID
 		for _, item := range order.Items {
-			if v.Cart[item.ProductID] -= item.Qty; v.Cart[item.ProductID] <= 0 {
-				delete(v.Cart, item.ProductID)
+			if left := v.Cart[item.ProductID] - item.Qty; left > 0 {
+				v.Cart[item.ProductID] = left
+			} else {
+				delete(v.Cart, item.ProductID) // an empty cart, which another request may have left, is a nil map
 			}
 		}
 		return nil

@@ -44,10 +44,15 @@ func testRoutes(t *testing.T, s *storefront) {
 		t.Errorf("%d bytes: %+v", len(first.body), product)
 	}
 	tiers := map[string]bool{}
+	cached := 42
 	eventually(t, "both workers answered from the cache", func() error {
-		status := c.do(http.StatusOK, "GET", "/products/42", "").header.Get("Cache-Status")
+		status := c.do(http.StatusOK, "GET", fmt.Sprintf("/products/%d", cached), "").header.Get("Cache-Status")
 		if !strings.Contains(status, "; hit;") {
-			t.Errorf("again: Cache-Status: %s", status)
+			// Redis took too long for a worker, which loaded by itself and so has no need of Redis: begin with another product.
+			cached++
+			clear(tiers)
+			c.do(http.StatusOK, "GET", fmt.Sprintf("/products/%d", cached), "")
+			return fmt.Errorf("again: Cache-Status: %s", status)
 		}
 		tiers[status[strings.LastIndex(status, "=")+1:]] = true
 		if !tiers["memory"] || !tiers["remote"] {

@@ -170,3 +170,70 @@ func testOrderOnce(t *testing.T, s *storefront) {
 		t.Errorf("an order of 7 of 6: %s, then %d in stock", short.body, stock())
 	}
 }
+
+// The cart that an order was made of may be gone when the order is taken out of it.
+func testOrderRepeated(t *testing.T, s *storefront) {
+	c := s.login(t, "doubtful")
+	c.do(http.StatusOK, "POST", "/cart/items", `{"product_id":12,"qty":2}`)
+	order := func(c *client) Order {
+		t.Helper()
+		var o Order
+		c.headers = map[string]string{"Idempotency-Key": "same"}
+		c.do(http.StatusCreated, "POST", "/orders", "").decode(t, &o)
+		c.headers = nil
+		return o
+	}
+	first := order(c)
+	c.do(http.StatusNoContent, "DELETE", "/cart", "")
+	if again := order(c); again.ID != first.ID {
+		t.Errorf("repeated with an empty cart: order %d, want %d", again.ID, first.ID)
+	}
+	c.do(http.StatusNoContent, "POST", "/logout", "")
+	later := s.login(t, "doubtful") // this session knows neither the cart nor the order
+	if again := order(later); again.ID != first.ID || len(again.Items) != len(first.Items) {
+		t.Errorf("repeated in a new session: order %+v, want %+v", again, first)
+	}
+
+	// A double click without a key: both orders are made of the same cart, and the second finds it empty.
+	ctx := t.Context()
+	connect := func() *pgx.Conn {
+		conn, err := pgx.Connect(ctx, s.pg.Primary.URL(s.db))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.WithoutCancel(ctx)) })
+		return conn
+	}
+	conn, watch := connect(), connect()
+	later.do(http.StatusOK, "POST", "/cart/items", `{"product_id":12,"qty":1}`)
+	if _, err := conn.Exec(ctx, `begin; select from products where id = 12 for update`); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var unlocked atomic.Bool
+	for range 2 {
+		d := later.copy()
+		wg.Go(func() {
+			a, err := d.try("POST", "/orders", "")
+			for err == nil && a.status == http.StatusServiceUnavailable && !unlocked.Load() {
+				a, err = d.try("POST", "/orders", "")
+			}
+			if err != nil || a.status != http.StatusCreated && a.status != http.StatusServiceUnavailable {
+				t.Errorf("a double click: %d %s, %v", a.status, a.body, err)
+			}
+		})
+	}
+	eventually(t, "both orders wait for the lock", func() error {
+		var n int
+		err := watch.QueryRow(ctx, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&n)
+		if err == nil && n != 2 {
+			err = fmt.Errorf("%d wait", n)
+		}
+		return err
+	})
+	unlocked.Store(true)
+	if _, err := conn.Exec(ctx, `rollback`); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+}

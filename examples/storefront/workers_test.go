@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strconv"
@@ -32,13 +33,16 @@ func testReload(t *testing.T, s *storefront) {
 	if len(failed) > 0 {
 		t.Errorf("%d of %d requests failed: %s", len(failed), sent, failed[0])
 	}
-	for _, w := range s.workers(t) {
-		for _, old := range before {
-			if w.PID == old.PID {
-				t.Errorf("worker %+v is still there", w)
+	eventually(t, "the old workers are gone", func() error { // a reload is over when the new ones serve
+		for _, w := range s.workers(t) {
+			for _, old := range before {
+				if w.PID == old.PID {
+					return fmt.Errorf("worker %+v is still there", w)
+				}
 			}
 		}
-	}
+		return nil
+	})
 }
 
 // A kill costs at most the requests that the worker had accepted: no more than there are clients, who have one each.
