@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/fairlead/fairlead/ratelimit"
@@ -57,7 +58,7 @@ func ExampleLimiter_Wait() {
 }
 
 func ExampleMiddleware() {
-	perClient, err := ratelimit.New("client", ratelimit.Per(1, 10*time.Second), ratelimit.Options{})
+	perClient, err := ratelimit.New("client", ratelimit.Per(1, time.Minute), ratelimit.Options{})
 	if err != nil {
 		panic(err)
 	}
@@ -72,11 +73,12 @@ func ExampleMiddleware() {
 		r.Header.Set("X-Forwarded-For", "1.2.3.4, 203.0.113.9") // the left one is the client's invention
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
-		fmt.Println(w.Code, w.Header()["Ratelimit-Policy"], w.Header()["Ratelimit"])
+		left, _, _ := strings.Cut(w.Header().Get("RateLimit"), ";t=") // followed by the seconds until a permit is there
+		fmt.Println(w.Code, w.Header().Get("RateLimit-Policy"), left)
 	}
 	// Output:
-	// 200 ["client";q=1;w=10] ["client";r=0;t=10]
-	// 429 ["client";q=1;w=10] ["client";r=0;t=10]
+	// 200 "client";q=1;w=60 "client";r=0
+	// 429 "client";q=1;w=60 "client";r=0
 }
 
 func ExampleOptions_limitFor() {

@@ -97,28 +97,30 @@ func TestRetryAfterIsNeverZeroNorEarly(t *testing.T) {
 }
 
 func TestMiddlewareNamesTheLimitThatBinds(t *testing.T) {
-	l := mustNew(t, "api", PerSecond(100).Burst(50).And(Per(3, time.Hour)), Options{})
-	outer := mustNew(t, "everybody", Per(10_000, time.Hour), Options{})
-	h := Middleware(outer, func(*http.Request) string { return "all" })(Middleware(l, byUser)(teapot))
-	var resp *http.Response
-	for range 4 {
-		resp = serve(h, "ann")
-	}
-	policies := parseList(t, resp.Header.Values("RateLimit-Policy"))
-	if got, want := fmt.Sprint(policies), "[{everybody map[q:10000 w:3600]} {api map[q:50 w:1]} {api-2 map[q:3 w:3600]}]"; got != want {
-		t.Errorf("policies %s, want %s", got, want)
-	}
-	limits := parseList(t, resp.Header.Values("RateLimit"))
-	if len(limits) != 2 || limits[0].value != "everybody" || limits[0].params["r"] != 9996 || limits[1].value != "api-2" || limits[1].params["r"] != 0 {
-		t.Errorf("limits %v", limits)
-	}
-	if after, _ := strconv.Atoi(resp.Header.Get("Retry-After")); int64(after) < limits[1].params["t"] {
-		t.Errorf("Retry-After: %d is before the end of the window, %d", after, limits[1].params["t"])
-	}
-	var body problem
-	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || !slices.Equal(body.Violated, []string{"api-2"}) {
-		t.Errorf("body %+v, %v", body, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		l := mustNew(t, "api", PerSecond(100).Burst(50).And(Per(3, time.Hour)), Options{})
+		outer := mustNew(t, "everybody", Per(10_000, time.Hour), Options{})
+		h := Middleware(outer, func(*http.Request) string { return "all" })(Middleware(l, byUser)(teapot))
+		var resp *http.Response
+		for range 4 {
+			resp = serve(h, "ann")
+		}
+		policies := parseList(t, resp.Header.Values("RateLimit-Policy"))
+		if got, want := fmt.Sprint(policies), "[{everybody map[q:10000 w:3600]} {api map[q:50 w:1]} {api-2 map[q:3 w:3600]}]"; got != want {
+			t.Errorf("policies %s, want %s", got, want)
+		}
+		limits := parseList(t, resp.Header.Values("RateLimit"))
+		if len(limits) != 2 || limits[0].value != "everybody" || limits[0].params["r"] != 9996 || limits[1].value != "api-2" || limits[1].params["r"] != 0 {
+			t.Errorf("limits %v", limits)
+		}
+		if after, _ := strconv.Atoi(resp.Header.Get("Retry-After")); int64(after) < limits[1].params["t"] {
+			t.Errorf("Retry-After: %d is before the end of the window, %d", after, limits[1].params["t"])
+		}
+		var body problem
+		if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || !slices.Equal(body.Violated, []string{"api-2"}) {
+			t.Errorf("body %+v, %v", body, err)
+		}
+	})
 }
 
 func TestMiddlewareWithoutAStore(t *testing.T) {

@@ -137,12 +137,16 @@ func hammer(role string) int {
 }
 
 // TestNearlyAllOfTheLimitIsUsed keeps several limiters at it and expects at least 98 % of what the clock allowed. A machine that
-// stalls for less than two seconds loses nothing, since the bucket keeps as much.
+// stalls for less than two seconds loses nothing, since the bucket keeps as much; it only has to catch up, and may.
 func TestNearlyAllOfTheLimitIsUsed(t *testing.T) {
 	r := server(t)
 	c := connect(t, r.URL())
+	outermost := redisTime(t, c)
+	if d, err := limiter(t, c, exactLimit()).Take(t.Context(), "k", exactBurst); err != nil || !d.Allowed {
+		t.Fatalf("the burst: got %+v, %v", d, err)
+	}
 	begin := redisTime(t, c)
-	var granted atomic.Int64
+	var granted atomic.Int64 // beside the burst
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for range 3 {
@@ -167,19 +171,23 @@ func TestNearlyAllOfTheLimitIsUsed(t *testing.T) {
 			}
 		})
 	}
-	for redisTime(t, c).Sub(begin) < 3*time.Second {
+	for {
+		inner := redisTime(t, c).Sub(begin)
+		n, least := granted.Load(), (mostIn(inner)-exactBurst)*98/100
+		if inner >= 3*time.Second && n >= least {
+			break
+		}
+		if inner >= time.Minute {
+			t.Errorf("granted %d in the %v after the burst: want at least %d", n, inner, least)
+			break
+		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	inner := redisTime(t, c).Sub(begin)
 	close(stop)
 	wg.Wait()
-	outer := redisTime(t, c).Sub(begin)
-	n := granted.Load()
-	if most := mostIn(outer); n > most {
+	outer := redisTime(t, c).Sub(outermost)
+	if n, most := exactBurst+granted.Load(), mostIn(outer); n > most {
 		t.Errorf("granted %d in %v: want at most %d", n, outer, most)
-	}
-	if least := mostIn(inner) * 98 / 100; n < least {
-		t.Errorf("granted %d in %v: want at least %d", n, inner, least)
 	}
 }
 
@@ -195,7 +203,7 @@ func TestAnyWindowHoldsTheBound(t *testing.T) {
 		local state = redis.call('GET', KEYS[1])
 		return state and string.format('%.0f', (struct.unpack('<d', state)))`)
 	var at []int64
-	for begin := time.Now(); time.Since(begin) < 1500*time.Millisecond; {
+	for begin := time.Now(); time.Since(begin) < 1500*time.Millisecond || len(at) < 20 && time.Since(begin) < time.Minute; {
 		d, err := store.Take(ctx, ask)
 		if err != nil {
 			t.Fatal(err)
@@ -244,7 +252,9 @@ func TestLostRepliesOnlyAdmitLess(t *testing.T) {
 	}
 	begin := redisTime(t, direct)
 	var n, lost, dropped int64
-	for time.Since(begin) < 2*time.Second {
+	// Until replies were lost and the bucket gives no more than its rate: before that any number would be within the bound.
+	const least = exactBurst + exactRate
+	for backstop := time.Now().Add(time.Minute); (lost < 10 || n < least) && time.Now().Before(backstop); {
 		if lost < 20 {
 			p.LoseReplies(1, "evalsha")
 		}
@@ -267,8 +277,8 @@ func TestLostRepliesOnlyAdmitLess(t *testing.T) {
 	if most := mostIn(took) - 10; n > most {
 		t.Errorf("granted %d in %v while %d replies were lost: want at most %d", n, took, lost, most)
 	}
-	if n < exactBurst/2 {
-		t.Errorf("granted %d: want at least half the burst", n)
+	if n < least {
+		t.Errorf("granted %d in %v: want at least %d", n, took, least)
 	}
 }
 

@@ -164,7 +164,7 @@ func TestAnAttackCostsRedisNothing(t *testing.T) {
 func TestScriptFlushGoesUnnoticed(t *testing.T) {
 	ctx := t.Context()
 	c := connect(t, server(t).URL())
-	l := limiter(t, c, ratelimit.Per(1000, time.Hour))
+	l := limiter(t, c, ratelimit.Per(1000, 1000*time.Hour))
 	for i := range 50 {
 		if i%10 == 5 {
 			if err := c.Redis().ScriptFlush(ctx).Err(); err != nil {
@@ -223,19 +223,28 @@ func TestStoredTimeAheadIsCut(t *testing.T) {
 		"level a million permits":          {0, 20_000_000_000},
 		"both":                             {3_600_000_000, 20_000_000_000},
 	} {
-		if err := c.Redis().Eval(ctx, pack, []string{redisKey(limiterName(t), name)}, state[0], state[1]).Err(); err != nil {
-			t.Fatal(err)
-		}
-		d, err := l.Take(ctx, name, 10)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d.Allowed || d.RetryAfter > 200*time.Millisecond {
+		var d ratelimit.Decision
+		until(t, "a refusal", func() bool {
+			begin := redisTime(t, c)
+			if err := c.Redis().Eval(ctx, pack, []string{redisKey(limiterName(t), name)}, state[0], state[1]).Err(); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if d, err = l.Take(ctx, name, 10); err != nil {
+				t.Fatal(err)
+			}
+			if took := redisTime(t, c).Sub(begin); d.Allowed && took < 200*time.Millisecond {
+				t.Fatalf("%s: got %+v after %v, want a refusal", name, d, took)
+			}
+			return !d.Allowed // else this process was stalled until the bucket had drained
+		})
+		if d.RetryAfter > 200*time.Millisecond {
 			t.Errorf("%s: got %+v, want a refusal of at most 200ms", name, d)
 		}
 		wait, cancel := context.WithTimeout(ctx, time.Minute)
 		for !d.Allowed {
 			time.Sleep(d.RetryAfter + time.Millisecond)
+			var err error
 			if d, err = l.Take(wait, name, 10); err != nil {
 				t.Fatalf("%s: never granted again: %v", name, err)
 			}
