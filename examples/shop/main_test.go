@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -74,7 +75,8 @@ func TestShop(t *testing.T) {
 
 	jar := newJar(t)
 	client := &http.Client{Jar: jar, Timeout: time.Minute}
-	do := func(method, path string, form url.Values) (int, string) {
+	repeats := 0
+	send := func(method, path string, form url.Values) (int, string) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(form.Encode()))
 		if err != nil {
@@ -91,6 +93,17 @@ func TestShop(t *testing.T) {
 			t.Fatal(err)
 		}
 		return resp.StatusCode, strings.TrimSpace(string(body))
+	}
+	// do repeats what was answered 503: on a busy machine a server may take longer to answer than the parts wait for it.
+	do := func(method, path string, form url.Values) (int, string) {
+		t.Helper()
+		status, body := send(method, path, form)
+		for backstop := time.Now().Add(time.Minute); status == http.StatusServiceUnavailable && time.Now().Before(backstop); repeats++ {
+			t.Logf("%s %s: %s; again", method, path, body)
+			time.Sleep(100 * time.Millisecond)
+			status, body = send(method, path, form)
+		}
+		return status, body
 	}
 	for backstop := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if resp, err := client.Get(base + "/products/0"); err == nil {
@@ -124,12 +137,16 @@ func TestShop(t *testing.T) {
 			t.Errorf("after a change to %s: %s", price, body)
 		}
 	}
-	if status, _ := do("PATCH", "/products/7", nil); status == http.StatusOK {
+	if status, _ := send("PATCH", "/products/7", nil); status == http.StatusOK {
 		t.Error("PATCH without a price succeeded")
 	}
-	for _, visits := range []string{`{"visits":1}`, `{"visits":2}`} {
-		if _, body := do("GET", "/me", nil); body != visits {
-			t.Errorf("GET /me: %s, want %s", body, visits)
+	repeats = 0
+	for visits := 1; visits <= 2; visits++ {
+		_, body := do("GET", "/me", nil)
+		var me Visitor
+		// A visit that was answered 503 may have been counted.
+		if err := json.Unmarshal([]byte(body), &me); err != nil || me.Visits < visits || me.Visits > visits+repeats {
+			t.Errorf("GET /me: %s, want %d visits", body, visits)
 		}
 	}
 

@@ -226,8 +226,8 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	body := `{"user":"ann"}`
-	fmt.Fprintf(conn, "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:5])
+	body := `{"stock":7}`
+	fmt.Fprintf(conn, "PATCH /products/1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:5])
 	eventually(t, "the request is in flight", func() error {
 		if got := metric(t, first.admin, "http_server_active_requests"); got < 1 {
 			return fmt.Errorf("%v are", got)
