@@ -23,7 +23,7 @@ const (
 	kubernetesPreStop   = 5 * time.Second // until the endpoints have forgotten the pod
 
 	lookEvery = 5 * time.Millisecond // how often the drain looks whether the connections have gone quiet
-	lastWord  = time.Second          // for handlers whose context has just ended, to write an answer
+	lastWord  = time.Second          // unless a test says otherwise: for handlers whose context has just ended, to write an answer
 )
 
 // Options say how long a drain may take. The zero value is ready to use. In a worker of package cluster, a zero field is
@@ -85,20 +85,26 @@ func Serve(ctx context.Context, o Options, servers ...Server) error {
 	if err := validate(o, servers); err != nil {
 		return err
 	}
+	d := newDrainer(ctx, o)
+	defer d.endRequests()
+	return d.run(ctx, servers)
+}
+
+func newDrainer(ctx context.Context, o Options) *drainer {
 	d := &drainer{
-		worker:  process.WorkerFrom(ctx),
-		opts:    o,
-		log:     o.Logger,
-		closing: make(chan struct{}),
-		conns:   make(map[*track]struct{}),
+		worker:   process.WorkerFrom(ctx),
+		opts:     o,
+		log:      o.Logger,
+		lastWord: lastWord,
+		closing:  make(chan struct{}),
+		conns:    make(map[*track]struct{}),
 	}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
 	base := context.WithValue(context.WithoutCancel(ctx), drainKey{}, d)
 	d.base, d.endRequests = context.WithCancel(base)
-	defer d.endRequests()
-	return d.run(ctx, servers)
+	return d
 }
 
 func validate(o Options, servers []Server) error {
@@ -128,6 +134,7 @@ type drainer struct {
 	worker      process.Worker // nil outside of a cluster
 	opts        Options
 	log         *slog.Logger
+	lastWord    time.Duration
 	base        context.Context // of the requests
 	endRequests context.CancelFunc
 
@@ -224,9 +231,17 @@ func (d *drainer) run(ctx context.Context, servers []Server) error {
 	d.started = time.Now()
 	d.draining.Store(true)
 	close(d.closing)
-	for ; left > 0; left-- {
-		if s := <-done; s.err != nil {
-			errs = append(errs, fmt.Errorf("drain: serving %v: %w", servers[s.index].ln.Addr(), s.err))
+	// A custom server may return only when its connections have ended: it is not waited for beyond the deadline.
+	for expired := false; left > 0 && !expired; {
+		select {
+		case s := <-done:
+			left--
+			if s.err != nil {
+				errs = append(errs, fmt.Errorf("drain: serving %v: %w", servers[s.index].ln.Addr(), s.err))
+			}
+		case <-deadline.Done():
+			expired = true
+			errs = append(errs, fmt.Errorf("drain: %d servers had not returned at the DrainTimeout of %v", left, timeout))
 		}
 	}
 
@@ -244,7 +259,7 @@ func (d *drainer) run(ctx context.Context, servers []Server) error {
 	quiet := d.awaitQuiet(deadline, grace)
 	if !quiet {
 		d.endRequests()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.lastWord)
 		d.awaitQuiet(last, 0)
 		cancel()
 	}

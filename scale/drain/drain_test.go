@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,13 +40,24 @@ func listen(t *testing.T) net.Listener {
 
 func start(t *testing.T, o Options, h http.HandlerFunc) *running {
 	t.Helper()
+	return startWith(t, o, lastWord, h)
+}
+
+// startWith takes the last word that handlers have, which on a busy machine may be too short.
+func startWith(t *testing.T, o Options, last time.Duration, h http.HandlerFunc) *running {
+	t.Helper()
 	ln := listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &running{t: t, addr: ln.Addr().String(), srv: &http.Server{Handler: h}, stop: stop, done: make(chan error, 1)}
-	go func() { r.done <- Serve(ctx, o, HTTP(r.srv, ln)) }()
+	go func() {
+		d := newDrainer(ctx, o)
+		defer d.endRequests()
+		d.lastWord = last
+		r.done <- d.run(ctx, []Server{HTTP(r.srv, ln)})
+	}()
 	t.Cleanup(func() { stop() })
 	return r
 }
@@ -259,7 +271,7 @@ func TestARequestUnderWayIsWaitedFor(t *testing.T) {
 
 func TestDrainTimeoutEndsContextsAndLetsThemAnswer(t *testing.T) {
 	entered := make(chan struct{})
-	r := start(t, Options{DrainTimeout: 50 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+	r := startWith(t, Options{DrainTimeout: 50 * time.Millisecond}, backstop, func(w http.ResponseWriter, r *http.Request) {
 		close(entered)
 		<-r.Context().Done()
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -281,6 +293,45 @@ func TestDrainTimeoutEndsContextsAndLetsThemAnswer(t *testing.T) {
 	}
 	if err := r.wait(); err != nil {
 		t.Errorf("nothing was cut, and yet: %v", err)
+	}
+}
+
+func TestACustomServerThatWaitsForItsConnectionsHoldsTheDrainNoLongerThanItsTimeout(t *testing.T) {
+	ln := listen(t)
+	accepted, stopped := make(chan struct{}), make(chan struct{})
+	serve := func(ln net.Listener) error {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		close(accepted)
+		if c2, err := ln.Accept(); err == nil {
+			c2.Close()
+		}
+		c.Read(make([]byte, 1)) // until somebody closes it
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{t: t, done: make(chan error, 1)}
+	go func() {
+		r.done <- Serve(ctx, Options{DrainTimeout: 20 * time.Millisecond}, Custom(ln, serve, func(context.Context) error {
+			close(stopped)
+			return nil
+		}))
+	}()
+	c := dial(t, ln.Addr().String())
+	<-accepted
+	cancel()
+	if err := r.wait(); err == nil || !strings.Contains(err.Error(), "1 servers had not returned at the DrainTimeout of 20ms") {
+		t.Errorf("got %v", err)
+	}
+	select {
+	case <-stopped:
+	default:
+		t.Error("stop was not called")
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection is still open: %v", err)
 	}
 }
 

@@ -93,7 +93,7 @@ func (d *drainer) shutdown(servers []Server) int {
 		s := http.ConnState(t.state.Load())
 		return t.http && (s == http.StateActive || s == http.StateHijacked)
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), lastWord)
+	ctx, cancel := context.WithTimeout(context.Background(), d.lastWord)
 	if cut > 0 {
 		cancel()
 	}
