@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -153,5 +154,21 @@ func TestKillEndsAProcess(t *testing.T) {
 	Kill(pid)
 	if exit := reapOne(t, pid); exit.Status != "signal: killed" {
 		t.Errorf("%+v", exit)
+	}
+}
+
+func TestBrokenPipesDoNotCrowdOutAStop(t *testing.T) {
+	c := SupervisorSignals()
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	defer signal.Stop(c)
+	defer signal.Stop(pipes)
+	for range 2 * cap(c) {
+		syscall.Kill(os.Getpid(), syscall.SIGPIPE)
+		<-pipes
+	}
+	syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	if s := <-c; !IsStop(s) {
+		t.Errorf("got %v", s)
 	}
 }

@@ -157,16 +157,20 @@ func Kill(pid int) { syscall.Kill(pid, syscall.SIGKILL) }
 // output has gone, and returns a channel that tells of TERM.
 func WorkerSignals() <-chan os.Signal {
 	// Received and dropped, not ignored: programs that the app starts would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	discard(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	return term
 }
 
+// discard takes signals that nobody acts on, on a channel of its own where they crowd out no others.
+func discard(signals ...os.Signal) { signal.Notify(make(chan os.Signal, 1), signals...) }
+
 // SupervisorSignals returns the signals that a supervisor acts on.
 func SupervisorSignals() chan os.Signal {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	discard(syscall.SIGPIPE) // each line that is logged to a reader that has gone is one
 	return c
 }
 
