@@ -17,13 +17,15 @@ import (
 const (
 	maxLine   = 64 << 10 // a longer one is cut in pieces
 	lineQueue = 4096
+	byteQueue = 4 << 20
 )
 
-// output puts the lines of all workers onto one stream, whole. Its queue is bounded: when whoever reads the stream is too
+// output puts the lines of all workers onto one stream, whole. Its queue is bounded, in lines and in bytes: when whoever reads the stream is too
 // slow, lines are dropped and counted, and no worker blocks.
 type output struct {
 	w       io.Writer
 	lines   chan []byte
+	queued  atomic.Int64 // bytes in lines
 	dropped atomic.Uint64
 	pumps   sync.WaitGroup
 	done    chan struct{}
@@ -42,15 +44,21 @@ func (o *output) write() {
 			fmt.Fprintf(o.w, "cluster: %d lines of workers dropped: the reader of this stream is too slow\n", n)
 		}
 		o.w.Write(line)
+		o.queued.Add(-int64(len(line)))
 	}
 }
 
 func (o *output) add(line []byte) {
-	select {
-	case o.lines <- line:
-	default:
-		o.dropped.Add(1)
+	n := int64(len(line))
+	if o.queued.Add(n) <= byteQueue {
+		select {
+		case o.lines <- line:
+			return
+		default:
+		}
 	}
+	o.queued.Add(-n)
+	o.dropped.Add(1)
 }
 
 // pump reads a worker's stream to its end.

@@ -69,6 +69,27 @@ func TestAReaderThatStandsStillBlocksNoWorkerAndIsTold(t *testing.T) {
 	}
 }
 
+func TestTheQueueIsBoundedInBytesToo(t *testing.T) {
+	g := &gate{open: make(chan struct{})}
+	o := newOutput(g)
+	line := []byte(strings.Repeat("x", maxLine-1) + "\n")
+	const lines = 2 * byteQueue / maxLine // far fewer than lineQueue
+	for range lines {
+		o.add(line)
+	}
+	if n := o.queued.Load(); n > byteQueue {
+		t.Errorf("%d bytes are queued", n)
+	}
+	if n := o.dropped.Load(); n != lines/2 {
+		t.Errorf("%d of %d lines dropped, want the half that does not fit", n, lines)
+	}
+	close(g.open)
+	o.close(time.Minute)
+	if n := o.queued.Load(); n != 0 {
+		t.Errorf("%d bytes are queued for ever", n)
+	}
+}
+
 func TestLongLinesAreCutAndNotHeld(t *testing.T) {
 	var g gate
 	g.open = make(chan struct{})
