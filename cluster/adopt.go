@@ -18,7 +18,7 @@ const adoptRetry = 10 * time.Millisecond
 // slot has no worker that serves, nobody else empties the queue of its socket.
 type slotListener struct {
 	own      net.Listener
-	fds      map[int]int // the other slots' sockets, inherited
+	fds      map[int]int // the other slots' sockets, inherited and open until Close
 	accepted chan net.Conn
 	failed   chan error
 
@@ -89,6 +89,9 @@ func (l *slotListener) Close() error {
 	err := l.own.Close()
 	for _, ln := range l.adopted {
 		ln.Close()
+	}
+	for _, fd := range l.fds { // an open one would keep its port taking connections that nobody accepts
+		sys.CloseFD(fd)
 	}
 	go func() {
 		l.work.Wait()

@@ -58,7 +58,6 @@ func TestASlotListenerAcceptsForTheSlotsItHasAdopted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sys.CloseFD(fd)
 	l := newSlotListener(own, map[int]int{1: fd})
 
 	say(t, otherAddr, "other") // waits in the other socket's queue

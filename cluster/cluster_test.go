@@ -178,9 +178,7 @@ func TestAKilledWorkerIsReplacedAndTheTotalsKeepItsCounts(t *testing.T) {
 			t.Fatal(code, body)
 		}
 	}
-	if got := s.metric("test_served_total"); got != requests {
-		t.Fatalf("test_served_total %v, want %d", got, requests)
-	}
+	s.eventually("all requests are counted", func() bool { return s.metric("test_served_total") == requests })
 	before := s.pids("ready")
 	// Totals are read all the time from here to the end.
 	end, lowest := make(chan struct{}), make(chan float64)
@@ -211,9 +209,7 @@ func TestAKilledWorkerIsReplacedAndTheTotalsKeepItsCounts(t *testing.T) {
 	if low := <-lowest; low != requests {
 		t.Errorf("the total fell to %v", low)
 	}
-	if got := s.metric("test_served_total"); got != requests {
-		t.Errorf("test_served_total %v, want %d", got, requests)
-	}
+	s.eventually("all requests are still counted", func() bool { return s.metric("test_served_total") == requests })
 	if got := s.metric("fairlead_cluster_restarts_total"); got != 1 {
 		t.Errorf("restarts %v, want 1", got)
 	}
@@ -269,6 +265,9 @@ func TestABadVersionKeepsTheOldWorkers(t *testing.T) {
 			t.Parallel() // one of them waits for long
 			o := options(t)
 			o.MinHealthy = 300 * time.Millisecond
+			if behavior == "dies just after" {
+				o.MinHealthy = 10 * time.Second // its death is to be noticed before
+			}
 			var s *instance
 			if behavior == "never ready" {
 				o.ReadyTimeout = 5 * time.Second
@@ -289,8 +288,8 @@ func TestABadVersionKeepsTheOldWorkers(t *testing.T) {
 			if now := s.pids("ready"); !slices.Equal(now, before) {
 				t.Errorf("workers %v, were %v", now, before)
 			}
-			if o.ReadyTimeout > 0 {
-				return // a good version might not make it either
+			if o.ReadyTimeout > 0 || o.MinHealthy > time.Second {
+				return // a good version might not make it either, or takes long
 			}
 			if err := s.reload(""); err != "" {
 				t.Errorf("and a good version: %s", err)
@@ -343,7 +342,7 @@ func TestTheSupervisorsDeathEndsTheWorkers(t *testing.T) {
 	s.signal(syscall.SIGKILL)
 	s.wait()
 	poll(t, "the workers have ended", func() bool { return !slices.ContainsFunc(pids, func(p int) bool { return !gone(p) }) })
-	if got := s.cause(); got != cluster.ErrOrphaned.Error() {
+	if got := s.causes(); !slices.Equal(got, []string{cluster.ErrOrphaned.Error()}) {
 		t.Errorf("their contexts ended for %q", got)
 	}
 	ln, err := net.Listen("tcp", s.addr)
@@ -430,53 +429,138 @@ func TestSignals(t *testing.T) {
 	if code := s.wait(); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
-	if got := s.cause(); got != cluster.ErrDraining.Error() {
+	if got := s.causes(); !slices.Equal(got, []string{cluster.ErrDraining.Error()}) {
 		t.Errorf("the workers' contexts ended for %q", got)
 	}
 }
 
 func TestAStopServesWhatIsUnderWayAndASecondOneDoesNotWait(t *testing.T) {
-	o := options(t)
-	o.IdleGrace, o.DrainTimeout = 10*backstop, 10*backstop
-	s := start(t, o)
-	c, err := net.Dial("tcp", s.addr) // accepted, and silent for long
+	for _, reusePort := range []bool{false, true} {
+		t.Run(fmt.Sprint("reuseport ", reusePort), func(t *testing.T) { testStop(t, reusePort) })
+	}
+}
+
+// silent opens a connection, which is accepted and then silent for longer than the drain waits.
+func (s *instance) silent() net.Conn {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.addr)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	defer c.Close()
+	s.t.Cleanup(func() { c.Close() })
 	s.eventually("accepted", func() bool { return s.metric("fairlead_drain_connections") == 1 })
-	s.signal(syscall.SIGTERM)
+	return c
+}
+
+// notReady waits until the service says that it stops.
+func (s *instance) notReady() {
+	s.t.Helper()
 	s.eventually("not ready", func() bool { code, _ := s.get("http://" + s.admin + "/readyz"); return code == 503 })
-	if code, _ := s.get("http://" + s.admin + "/livez"); code != 200 {
-		t.Errorf("/livez during the drain: %d", code)
+}
+
+// lastRequest is answered over a silent connection while the service drains, which then ends well.
+func (s *instance) lastRequest(c net.Conn) {
+	s.t.Helper()
+	c.SetDeadline(time.Now().Add(backstop))
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != 200 || !resp.Close {
+		s.t.Errorf("%v, %v", resp, err)
 	}
-	s.eventually("new connections are refused", func() bool {
-		c, err := net.Dial("tcp", s.addr)
+	if code := s.wait(); code != 0 {
+		s.t.Errorf("exit status %d", code)
+	}
+}
+
+func (s *instance) refuses(addr string) {
+	s.t.Helper()
+	s.eventually("new connections to "+addr+" are refused", func() bool {
+		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
 		}
 		return err != nil
 	})
-	c.SetDeadline(time.Now().Add(backstop))
-	io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil || resp.StatusCode != 200 || !resp.Close {
-		t.Errorf("%v, %v", resp, err)
+}
+
+func testStop(t *testing.T, reusePort bool) {
+	o := options(t)
+	o.IdleGrace, o.DrainTimeout = 10*backstop, 10*backstop
+	o.Listen = append(o.Listen, cluster.Listen{Name: "unused", Addr: freeAddr(t)})
+	for i := range o.Listen {
+		o.Listen[i].ReusePort = reusePort
 	}
-	if code := s.wait(); code != 0 {
-		t.Errorf("exit status %d", code)
+	s := start(t, o)
+	c := s.silent()
+	s.signal(syscall.SIGTERM)
+	s.notReady()
+	if code, _ := s.get("http://" + s.admin + "/livez"); code != 200 {
+		t.Errorf("/livez during the drain: %d", code)
 	}
+	for _, l := range o.Listen {
+		s.refuses(l.Addr)
+	}
+	s.lastRequest(c)
 
 	s = start(t, o)
-	if c, err = net.Dial("tcp", s.addr); err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	s.eventually("accepted", func() bool { return s.metric("fairlead_drain_connections") == 1 })
+	s.silent()
 	s.signal(syscall.SIGTERM)
-	s.eventually("stopping", func() bool { code, _ := s.get("http://" + s.admin + "/readyz"); return code == 503 })
+	s.notReady()
 	s.signal(syscall.SIGTERM)
 	if code := s.wait(); code != 1 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+func TestOnlyASecondSignalMeansAtOnce(t *testing.T) {
+	for _, workers := range []int{0, 2} {
+		t.Run(fmt.Sprint(workers, " workers, a context that ends at the signal"), func(t *testing.T) {
+			t.Setenv("CLUSTER_TEST_NOTIFY", "1")
+			o := options(t)
+			o.Workers, o.IdleGrace, o.DrainTimeout = workers, 10*backstop, 10*backstop
+			s := start(t, o)
+			if workers > 0 {
+				// Nor does the context that main made drain a worker that is told to go: its replacement comes first.
+				before := s.pids("ready")
+				syscall.Kill(before[1], syscall.SIGTERM)
+				s.eventually("the worker is replaced", func() bool {
+					now := s.pids("")
+					return len(now) == 2 && now[0] == before[0] && now[1] != before[1]
+				})
+				if got := s.workers()[1].Restarts; got != 0 {
+					t.Errorf("a replacement counts as %d restarts", got)
+				}
+			}
+			c := s.silent()
+			s.signal(syscall.SIGTERM)
+			s.notReady()
+			s.refuses(s.addr)
+			s.lastRequest(c)
+		})
+		t.Run(fmt.Sprint(workers, " workers, a stop by the control socket before"), func(t *testing.T) {
+			o := options(t)
+			o.Workers, o.IdleGrace, o.DrainTimeout = workers, 10*backstop, 10*backstop
+			s := start(t, o)
+			c := s.silent()
+			resp, err := s.control.Post("http://control/v1/stop", "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			s.notReady()
+			s.signal(syscall.SIGTERM)
+			s.refuses(s.addr)
+			s.eventually("the signal is noticed", func() bool { return strings.Contains(s.err.String(), "signal=terminated") })
+			s.lastRequest(c)
+		})
+	}
+}
+
+func TestASourceThatBlocksHoldsUpNeitherReadinessNorADrain(t *testing.T) {
+	s := launchAs(t, options(t), "blocking source")
+	s.eventually("ready", func() bool { return len(s.pids("ready")) == 2 })
+	s.signal(syscall.SIGTERM)
+	if code := s.wait(); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 }
@@ -490,16 +574,19 @@ func TestProbes(t *testing.T) {
 			for _, path := range []string{"/livez", "/startupz", "/readyz"} {
 				s.eventually(path+" is 200", func() bool { code, _ := s.get("http://" + s.admin + path); return code == 200 })
 			}
-			if _, body := s.get("http://" + s.admin + "/readyz?verbose"); !strings.Contains(body, "[+] slot 0 flag ok") {
-				t.Errorf("/readyz?verbose: %s", body)
+			verbose := func(want string) {
+				t.Helper()
+				s.eventually("/readyz?verbose says "+want, func() bool {
+					_, body := s.get("http://" + s.admin + "/readyz?verbose")
+					return strings.Contains(body, want)
+				})
 			}
+			verbose("[+] slot 0 flag ok")
 			if err := os.WriteFile(s.file("behavior.sick"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			s.eventually("/readyz is 503", func() bool { code, _ := s.get("http://" + s.admin + "/readyz"); return code == 503 })
-			if _, body := s.get("http://" + s.admin + "/readyz?verbose"); !strings.Contains(body, "[-] slot 0 flag: sick") {
-				t.Errorf("/readyz?verbose: %s", body)
-			}
+			verbose("[-] slot 0 flag: sick")
 			if code, _ := s.get("http://" + s.admin + "/livez"); code != 200 {
 				t.Errorf("/livez: %d", code)
 			}

@@ -19,7 +19,6 @@ import (
 // alone is a cluster of one: the app in this process.
 type alone struct {
 	w        *worker
-	totals   *totals
 	cancel   context.CancelCauseFunc
 	state    atomic.Pointer[machine.State]
 	stopping atomic.Bool
@@ -40,7 +39,7 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(ErrDraining)
 
-	a := &alone{w: newWorker(o), totals: newTotals(), cancel: cancel}
+	a := &alone{w: newWorker(o), cancel: cancel}
 	a.setState(machine.Starting)
 	a.w.generation, a.w.id = 1, newInstanceID()
 	a.w.onReady = func() { a.setState(machine.Ready) }
@@ -48,7 +47,6 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 		a.w.sockets[s.name] = func() (net.Listener, error) { return s.lns[0], nil }
 	}
 	defer a.w.close()
-	a.totals.add(0, func(poll uint64) { go a.totals.update(0, a.w.frame(), poll) })
 	door.serve(o, a)
 
 	signals := sys.StopSignals()
@@ -64,14 +62,16 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 		defer stop()
 		done <- app(appCtx)
 	}()
+	signalled := false // an end of ctx, or clusterctl, is no first signal
 	for {
 		select {
 		case err := <-done:
 			return err
 		case s := <-signals:
-			if a.stopping.Load() {
+			if signalled {
 				return fmt.Errorf("cluster: stopped by a second signal (%v) before the app had ended", s)
 			}
+			signalled = true
 			o.Logger.Info("cluster: stopping", "signal", s.String())
 			a.shutdown()
 		}
@@ -94,9 +94,8 @@ func (a *alone) shutdown() {
 func (a *alone) Health() admin.Health {
 	ready := *a.state.Load() == machine.Ready
 	h := admin.Health{Started: ready}
-	f := a.w.frame()
 	failed := ""
-	for _, c := range f.Checks {
+	for _, c := range a.w.results() {
 		h.Checks = append(h.Checks, admin.Check{Slot: 0, Name: c.Name, Error: c.Error})
 		if c.Error != "" && failed == "" {
 			failed = c.Name
@@ -115,9 +114,8 @@ func (a *alone) Health() admin.Health {
 	return h
 }
 
-func (a *alone) Snapshot(ctx context.Context) admin.Snapshot {
-	a.totals.refresh(ctx)
-	h, f := a.Health(), a.totals.frame(0)
+func (a *alone) Snapshot(context.Context) admin.Snapshot {
+	h, f := a.Health(), a.w.frame(a.w.collect())
 	state := *a.state.Load()
 	if a.stopping.Load() {
 		state = machine.Draining
@@ -132,6 +130,6 @@ func (a *alone) Snapshot(ctx context.Context) admin.Snapshot {
 			RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
 		}},
 		Checks:  h.Checks,
-		Samples: a.totals.samples(nil),
+		Samples: f.Samples,
 	}
 }

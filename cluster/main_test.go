@@ -14,8 +14,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +38,15 @@ func TestMain(m *testing.M) {
 		var p portable
 		if err := json.Unmarshal([]byte(setup), &p); err != nil {
 			panic(err)
+		}
+		if os.Getenv("CLUSTER_TEST_NOTIFY") != "" {
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+			defer stop()
+			if err := cluster.Run(ctx, service, p.options()); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
 		cluster.Main(service, p.options())
 	}
@@ -85,6 +96,9 @@ func service(ctx context.Context) error {
 			Served uint64 `metric:"test.served,counter"`
 		}{served.Load()})
 	})
+	if string(behavior) == "blocking source" {
+		pw.AddSamples(func() iter.Seq[telemetry.Sample] { select {} })
+	}
 	fmt.Printf("hello from %d\n", w.Slot())
 	fmt.Printf(`{"msg":"hello"}` + "\n")
 	var servers []drain.Server
@@ -104,7 +118,9 @@ func service(ctx context.Context) error {
 	}
 	told := make(chan struct{})
 	context.AfterFunc(ctx, func() {
-		os.WriteFile(os.Getenv("CLUSTER_TEST_BEHAVIOR")+".cause", []byte(context.Cause(ctx).Error()), 0o600)
+		file := fmt.Sprintf("%s.%d", os.Getenv("CLUSTER_TEST_BEHAVIOR"), os.Getpid())
+		os.WriteFile(file, []byte(context.Cause(ctx).Error()), 0o600)
+		os.Rename(file, file+".cause")
 		close(told)
 	})
 	err := drain.Serve(ctx, drain.Options{}, servers...)
@@ -195,7 +211,9 @@ func launchProgram(t *testing.T, o cluster.Options, exe, behavior string) *insta
 	}}
 	var names []string
 	for _, l := range o.Listen {
-		names = append(names, l.Name)
+		if l.Name != "unused" {
+			names = append(names, l.Name)
+		}
 		if l.Name == "http" {
 			s.addr = l.Addr
 		}
@@ -268,10 +286,16 @@ func poll(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// cause is why the context of a worker that has drained ended.
-func (s *instance) cause() string {
-	b, _ := os.ReadFile(s.file("behavior.cause"))
-	return string(b)
+// causes are why the contexts of workers ended, each once.
+func (s *instance) causes() []string {
+	files, _ := filepath.Glob(s.file("behavior.*.cause"))
+	var causes []string
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		causes = append(causes, string(b))
+	}
+	slices.Sort(causes)
+	return slices.Compact(causes)
 }
 
 // wait waits for the supervisor's end and returns its exit status.

@@ -38,6 +38,8 @@ type supervisor struct {
 	queue  []machine.Message // that come of effects
 	exit   *machine.Exit
 
+	signalled bool // a signal has said to stop
+
 	status atomic.Pointer[status]
 }
 
@@ -132,7 +134,7 @@ func (s *supervisor) run(ctx context.Context, signals, children <-chan os.Signal
 				s.handle(machine.Reload{Slot: -1})
 			case sys.IsStop(sig):
 				s.log(slog.LevelInfo, "stopping", "signal", sig.String())
-				s.handle(machine.Stop{})
+				s.stopBySignal()
 			}
 		case <-children:
 			s.reap()
@@ -140,13 +142,31 @@ func (s *supervisor) run(ctx context.Context, signals, children <-chan os.Signal
 			s.handle(machine.Tick{})
 		case <-stop:
 			stop = nil
-			s.handle(machine.Stop{})
+			s.stopGracefully()
 		}
 	}
 	if s.exit.Err != nil {
 		return fmt.Errorf("cluster: %w", s.exit.Err)
 	}
 	return nil
+}
+
+// stopBySignal stops gracefully the first time. Only another signal, which a person has to repeat, means "at once": the
+// first may come after the control socket, and together with the end of a context that ends for the same signal.
+func (s *supervisor) stopBySignal() {
+	again := s.signalled
+	s.signalled = true
+	if again {
+		s.handle(machine.Stop{})
+		return
+	}
+	s.stopGracefully()
+}
+
+func (s *supervisor) stopGracefully() {
+	if !s.machine.Status().Stopping {
+		s.handle(machine.Stop{})
+	}
 }
 
 // post sends a message to the state's goroutine.
@@ -271,10 +291,8 @@ func (s *supervisor) reload(slot int, done func(error)) error {
 
 func (s *supervisor) shutdown() {
 	s.post(func() {
-		if !s.machine.Status().Stopping { // only a signal, which a person repeats, means "at once"
-			s.log(slog.LevelInfo, "stopping", "by", "control socket")
-			s.handle(machine.Stop{})
-		}
+		s.log(slog.LevelInfo, "stopping", "by", "control socket")
+		s.stopGracefully()
 	})
 }
 
@@ -308,11 +326,14 @@ func (s *supervisor) Health() admin.Health {
 				continue
 			}
 			ready++
-			ok := true
+			ok := s.totals.reported(w.ID)
+			if !ok {
+				failed = "the worker has not reported"
+			}
 			for _, c := range s.totals.frame(w.ID).Checks {
 				h.Checks = append(h.Checks, admin.Check{Slot: i, Name: c.Name, Error: c.Error})
 				if c.Error != "" {
-					ok, failed = false, c.Name
+					ok, failed = false, "check failed: "+c.Name
 				}
 			}
 			if ok {
@@ -326,7 +347,7 @@ func (s *supervisor) Health() admin.Health {
 	case ready == 0:
 		h.Reason = "no worker is ready"
 	case passing == 0:
-		h.Reason = "check failed: " + failed
+		h.Reason = failed
 	default:
 		h.Ready = true
 	}

@@ -23,6 +23,7 @@ type totals struct {
 // reporter is a worker as a source of frames.
 type reporter struct {
 	last     *wire.Frame
+	reported bool // there has been a frame
 	answered uint64
 	ask      func(poll uint64) // must not block
 }
@@ -44,7 +45,7 @@ func (t *totals) update(id int, f *wire.Frame, poll uint64) {
 	if r == nil || f == nil {
 		return
 	}
-	r.last = f
+	r.last, r.reported = f, true
 	if poll > 0 {
 		r.answered = poll
 		close(t.changed)
@@ -102,6 +103,14 @@ func (t *totals) frame(id int) *wire.Frame {
 		return r.last
 	}
 	return &wire.Frame{}
+}
+
+// reported says whether a worker that lives has sent a frame: without one nothing is known of its checks.
+func (t *totals) reported(id int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.live[id]
+	return r != nil && r.reported
 }
 
 // samples merges everything with more.

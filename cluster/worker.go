@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
+	"log/slog"
+	"math"
 	"net"
 	"runtime"
 	"runtime/metrics"
@@ -45,7 +47,13 @@ type worker struct {
 	mu      sync.Mutex
 	sockets map[string]func() (net.Listener, error) // what Listener has not given away; nil when it has
 	checks  []*check
-	sources []func() iter.Seq[telemetry.Sample]
+	sources []*source
+}
+
+// source is where samples come from.
+type source struct {
+	samples  func() iter.Seq[telemetry.Sample]
+	panicked sync.Once
 }
 
 // check is a readiness check and its latest result.
@@ -88,7 +96,7 @@ func (w *worker) Listener(name string) (net.Listener, error) {
 		return nil, fmt.Errorf("cluster: no listener %q: Options.Listen has %q", name, names)
 	}
 	if open == nil {
-		return nil, fmt.Errorf("cluster: listener %q has been given out already", name)
+		return nil, fmt.Errorf("cluster: listener %q has been given out already, or closed with the others", name)
 	}
 	w.sockets[name] = nil
 	return open()
@@ -117,9 +125,9 @@ func (w *worker) PreStop() time.Duration {
 	return w.opts.PreStop
 }
 
-func (w *worker) AddSamples(source func() iter.Seq[telemetry.Sample]) {
+func (w *worker) AddSamples(samples func() iter.Seq[telemetry.Sample]) {
 	w.mu.Lock()
-	w.sources = append(w.sources, source)
+	w.sources = append(w.sources, &source{samples: samples})
 	w.mu.Unlock()
 }
 
@@ -149,6 +157,11 @@ func (w *worker) AddCheck(name string, run func(context.Context) error) {
 // close ends the checks and closes the sockets nobody asked for.
 func (w *worker) close() {
 	close(w.closed)
+	w.closeSockets()
+}
+
+// closeSockets closes the sockets nobody asked for.
+func (w *worker) closeSockets() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, open := range w.sockets {
@@ -175,13 +188,12 @@ func readRuntime() runtimeStats {
 	return runtimeStats{Goroutines: int64(runtime.NumGoroutine()), Heap: s[0].Value.Uint64(), RSS: sys.RSS()}
 }
 
-// frame is everything the worker tells of itself, cumulative since its start.
-func (w *worker) frame() *wire.Frame {
-	rt := readRuntime()
-	f := &wire.Frame{Goroutines: rt.Goroutines, Heap: rt.Heap, RSS: rt.RSS}
+// results are the checks and what they said last.
+func (w *worker) results() []wire.Check {
 	w.mu.Lock()
-	checks, sources := slices.Clone(w.checks), slices.Clone(w.sources)
+	checks := slices.Clone(w.checks)
 	w.mu.Unlock()
+	var results []wire.Check
 	for _, c := range checks {
 		r := wire.Check{Name: c.name}
 		switch err := c.last.Load(); {
@@ -190,12 +202,45 @@ func (w *worker) frame() *wire.Frame {
 		case *err != nil:
 			r.Error = (*err).Error()
 		}
-		f.Checks = append(f.Checks, r)
+		results = append(results, r)
 	}
-	samples := slices.Collect(telemetry.Samples(rt))
-	for _, source := range sources {
-		samples = slices.AppendSeq(samples, source())
+	return results
+}
+
+// collect asks the sources, which are the app's: it takes as long as they take.
+func (w *worker) collect() []telemetry.Sample {
+	w.mu.Lock()
+	sources := slices.Clone(w.sources)
+	w.mu.Unlock()
+	var samples []telemetry.Sample
+	for _, s := range sources {
+		samples = append(samples, s.collect(w.opts.Logger)...)
 	}
-	f.Samples = telemetry.Merge(samples)
-	return f
+	return samples
+}
+
+func (s *source) collect(log *slog.Logger) (samples []telemetry.Sample) {
+	defer func() {
+		if p := recover(); p != nil {
+			samples = nil
+			s.panicked.Do(func() { log.Error("cluster: a source of samples panicked and is left out", "panic", p) })
+		}
+	}()
+	return slices.DeleteFunc(slices.Collect(s.samples()), notFinite)
+}
+
+// notFinite samples cannot be sent, and would spoil every sum they are part of.
+func notFinite(s telemetry.Sample) bool {
+	bad := func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) }
+	return bad(s.Value) || s.Buckets != nil && bad(s.Buckets.Sum)
+}
+
+// frame is everything the worker tells of itself, cumulative since its start. samples are what the sources said last.
+func (w *worker) frame(samples []telemetry.Sample) *wire.Frame {
+	rt := readRuntime()
+	samples = slices.AppendSeq(slices.Clone(samples), telemetry.Samples(rt))
+	return &wire.Frame{
+		Goroutines: rt.Goroutines, Heap: rt.Heap, RSS: rt.RSS, Checks: w.results(),
+		Samples: slices.DeleteFunc(telemetry.Merge(samples), notFinite), // finite numbers may add up to one that is not
+	}
 }

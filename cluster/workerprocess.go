@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -70,18 +69,11 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			return l, nil
 		}
 	}
-	var sending sync.Mutex // a frame is sent before a newer one is made
-	send := func(poll uint64) {
-		sending.Lock()
-		defer sending.Unlock()
-		conn.Send(wire.Message{Type: wire.Update, Poll: poll, Frame: w.frame()})
-	}
-	w.onReady = func() {
-		send(0) // with the checks, so that readiness is not claimed without them
-		conn.Send(wire.Message{Type: wire.Ready})
-	}
+	r := newReporting(w, conn)
+	w.onReady = r.ready
 
-	appCtx, cancel := context.WithCancelCause(process.WithWorker(ctx, w))
+	// The context ends when the supervisor says so: one that ends at a signal would make TERM drain without replacement.
+	appCtx, cancel := context.WithCancelCause(process.WithWorker(context.WithoutCancel(ctx), w))
 	defer cancel(ErrDraining)
 	go func() {
 		for {
@@ -96,6 +88,9 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			case wire.Drain:
 				w.replaced.Store(!m.Stopping)
 				cancel(ErrDraining)
+				if r.isReady.Load() { // an app that still starts may ask yet
+					w.closeSockets()
+				}
 			case wire.Adopt:
 				w.mu.Lock()
 				adopted = m.Slots
@@ -104,17 +99,13 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 				}
 				w.mu.Unlock()
 			case wire.Poll:
-				send(m.Poll)
+				r.ask(m.Poll)
 			}
 		}
 	}()
 	go func() {
-		tick := time.NewTicker(frameEvery)
-		defer tick.Stop()
 		for {
 			select {
-			case <-tick.C:
-				send(0)
 			case <-term:
 				conn.Send(wire.Message{Type: wire.Replace})
 			case <-w.closed:
@@ -122,9 +113,10 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			}
 		}
 	}()
+	go r.run()
 
 	err = app(appCtx)
 	w.close()
-	send(0)
+	r.finish()
 	return err
 }
