@@ -29,7 +29,7 @@
 //   - A rolling reload loses no connection, provided the app drains (package scale/drain does) and keep-alive clients do not
 //     pause for longer than Options.IdleGrace.
 //   - A new version that exits or does not become ready is not rolled out: its predecessor keeps serving, slots that had
-//     been swapped already are rolled back to the executable they ran before, and the reload reports the error.
+//     been swapped already are rolled back to the executable they ran before, and the reload reports the error. A reload looks at Ready, not at readiness checks.
 //   - A worker that crashes costs the connections it had accepted. It is replaced after 100 ms; one that keeps crashing
 //     is restarted with a growing delay of up to 30 s. A service none of whose workers ever became ready ends with an error
 //     at the first failure.
