@@ -371,16 +371,23 @@ func (m *Machine) adopt() {
 			continue
 		}
 		for n := range len(m.slots) - 1 {
-			if w := m.slots[(i+1+n)%len(m.slots)].Current; serves(w) {
+			other := m.slots[(i+1+n)%len(m.slots)]
+			w := other.Current
+			if !serves(w) {
+				w = other.Incoming
+			}
+			if serves(w) {
 				want[w] = append(want[w], i)
 				break
 			}
 		}
 	}
 	for _, s := range m.slots {
-		if w := s.Current; serves(w) && !slices.Equal(w.adopted, want[w]) {
-			w.adopted = want[w]
-			m.do(Adopt{w.ID, w.adopted})
+		for _, w := range []*Worker{s.Current, s.Incoming} {
+			if serves(w) && !slices.Equal(w.adopted, want[w]) {
+				w.adopted = want[w]
+				m.do(Adopt{w.ID, w.adopted})
+			}
 		}
 	}
 }

@@ -159,9 +159,9 @@ func (w *world) check() {
 				w.fatalf("worker %d has adopted its own slot", x.ID)
 			}
 		}
-		// While any current worker is ready, every slot has an acceptor.
+		// While any worker is ready, also one that has not replaced its predecessor yet, every slot has an acceptor.
 		for i := range w.m.slots {
-			if served[i] == 0 && slices.ContainsFunc(w.m.slots, func(s *Slot) bool { return serves(s.Current) }) {
+			if served[i] == 0 && slices.ContainsFunc(w.m.slots, func(s *Slot) bool { return serves(s.Current) || serves(s.Incoming) }) {
 				w.fatalf("nobody accepts for slot %d", i)
 			}
 		}
