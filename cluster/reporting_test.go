@@ -38,6 +38,7 @@ func TestASourceSpoilsNothingButItself(t *testing.T) {
 		telemetry.Sample{Name: "test.huge", Kind: telemetry.Gauge, Value: math.MaxFloat64},
 		telemetry.Sample{Name: "test.huge", Kind: telemetry.Gauge, Value: math.MaxFloat64},
 		telemetry.Sample{Name: "test.a", Kind: telemetry.Counter, Value: 1},
+		telemetry.Sample{Name: "test.a", Kind: telemetry.Counter, Value: math.NaN()},
 	))
 	w.AddSamples(func() iter.Seq[telemetry.Sample] { panic("a source's fault") })
 	w.AddSamples(values(telemetry.Sample{Name: "test.b", Kind: telemetry.Counter, Value: 2}))
