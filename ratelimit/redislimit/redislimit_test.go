@@ -2,9 +2,11 @@ package redislimit
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,9 +51,15 @@ func connect(t testing.TB, url string) *redisconn.Client {
 	return c
 }
 
-// limiterName is the test's, as far as it makes a name.
+var limiterNames sync.Map // of the running tests
+
+// limiterName is the test's, as far as it makes a name, and another one when the test is run again on the same server.
 func limiterName(t testing.TB) string {
-	return strings.ReplaceAll(t.Name()[:min(len(t.Name()), 60)], "/", ".")
+	name, again := limiterNames.LoadOrStore(t, strings.ReplaceAll(t.Name()[:min(len(t.Name()), 50)], "/", ".")+"."+rand.Text()[:8])
+	if !again {
+		t.Cleanup(func() { limiterNames.Delete(t) })
+	}
+	return name.(string)
 }
 
 // limiter has a time budget that no stalled machine exceeds and no fallback, so that only Redis decides.
