@@ -18,14 +18,6 @@ type socket struct {
 	path string // of a unix socket
 }
 
-// of is the socket's listener for a slot, by index.
-func (s *socket) of(slot int) int {
-	if len(s.lns) == 1 {
-		return 0
-	}
-	return slot
-}
-
 // openSockets binds everything, or nothing and reports all that failed.
 func openSockets(listen []Listen, slots int) ([]*socket, error) {
 	var sockets []*socket

@@ -74,7 +74,13 @@ func TestTheQueueIsBoundedInBytesToo(t *testing.T) {
 	o := newOutput(g)
 	line := []byte(strings.Repeat("x", maxLine-1) + "\n")
 	const lines = 2 * byteQueue / maxLine // far fewer than lineQueue
-	for range lines {
+	o.add(line)
+	for end := time.Now().Add(time.Minute); len(o.lines) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody writes")
+		}
+	} // now the writer stands at the gate, and will not tell of what is dropped
+	for range lines - 1 {
 		o.add(line)
 	}
 	if n := o.queued.Load(); n > byteQueue {

@@ -37,6 +37,14 @@ type boundSocket struct {
 	file os.FileInfo // of a unix socket
 }
 
+// of is the socket's listener for a slot, by index.
+func (s *socket) of(slot int) int {
+	if len(s.lns) == 1 {
+		return 0
+	}
+	return slot
+}
+
 func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 	sp := &spawner{opts: o, exes: make(map[int]*sys.Executable), exeErrs: make(map[int]error), devNull: -1}
 	var errs []error

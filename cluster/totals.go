@@ -1,3 +1,5 @@
+//go:build unix
+
 package cluster
 
 import (
@@ -122,14 +124,4 @@ func (t *totals) samples(more []telemetry.Sample) []telemetry.Sample {
 	}
 	t.mu.Unlock()
 	return telemetry.Merge(all...)
-}
-
-// connections is how many connections a frame tells of.
-func connections(f *wire.Frame) int64 {
-	for _, s := range f.Samples {
-		if s.Name == "fairlead.drain.connections" {
-			return int64(s.Value)
-		}
-	}
-	return 0
 }

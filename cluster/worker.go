@@ -244,3 +244,13 @@ func (w *worker) frame(samples []telemetry.Sample) *wire.Frame {
 		Samples: slices.DeleteFunc(telemetry.Merge(samples), notFinite), // finite numbers may add up to one that is not
 	}
 }
+
+// connections is how many connections a frame tells of.
+func connections(f *wire.Frame) int64 {
+	for _, s := range f.Samples {
+		if s.Name == "fairlead.drain.connections" {
+			return int64(s.Value)
+		}
+	}
+	return 0
+}
