@@ -19,16 +19,11 @@ import (
 	"github.com/fairlead/fairlead/internal/testenv"
 )
 
-var (
-	postgres = testenv.Share(func(ctx context.Context) (*testenv.Postgres, error) {
-		return testenv.StartPostgres(ctx, testenv.PostgresOptions{Replicas: 1})
-	})
-	redis = testenv.Share(func(ctx context.Context) (*testenv.Redis, error) {
-		return testenv.StartRedis(ctx, testenv.RedisOptions{})
-	})
-)
+var postgres = testenv.Share(func(ctx context.Context) (*testenv.Postgres, error) {
+	return testenv.StartPostgres(ctx, testenv.PostgresOptions{Replicas: 1})
+})
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run, postgres, redis)) }
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m.Run, postgres)) }
 
 // The program runs here in one process, on a primary and a replica that does not replay: whoever changes a price sees it.
 func TestShop(t *testing.T) {
@@ -36,10 +31,11 @@ func TestShop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rd, err := redis.Get()
+	rd, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{}) // with nothing of another run in it
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer rd.Close()
 	name, err := pg.CreateDatabase(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +125,7 @@ func TestShop(t *testing.T) {
 	if err := pg.Replicas[0].PauseReplay(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	defer pg.Replicas[0].ResumeReplay(context.Background())
 	for _, price := range []string{"101", "102", "103"} {
 		if status, body := do("PATCH", "/products/7", url.Values{"price_cents": {price}}); status != http.StatusOK {
 			t.Fatalf("PATCH: %d %s", status, body)

@@ -146,6 +146,7 @@ type client struct {
 	drop    string // the cookie that it does not keep
 	headers map[string]string
 	once    bool // do not repeat what was answered 503
+	repeats int  // of requests that were answered 503, and may have done their work all the same
 }
 
 func (s *storefront) client(t *testing.T) *client {
@@ -221,6 +222,7 @@ func (c *client) do(status int, method, path, body string) answer {
 	for n := 0; err == nil && a.status == http.StatusServiceUnavailable && status != a.status && n < 60 && !c.once; n++ {
 		c.t.Logf("%s %s: %s; again", method, path, a.body)
 		time.Sleep(100 * time.Millisecond)
+		c.repeats++
 		a, err = c.try(method, path, body)
 	}
 	if err != nil {
