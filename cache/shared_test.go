@@ -44,11 +44,19 @@ func TestSharedTier(t *testing.T) {
 		options := func() cache.Options[int, int] {
 			return cache.Options[int, int]{Remote: store.node(), StaleWhileRevalidate: time.Minute}
 		}
-		a, b := open(t, o.load, options()), open(t, o.load, options())
+		var slow atomic.Bool
+		load := func(ctx context.Context, key int) (int, error) {
+			if slow.Load() {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return o.load(ctx, key)
+		}
+		a, b := open(t, load, options()), open(t, load, options())
 		synctest.Wait()
 		o.values[1].Store(7)
 		got, err := a.Get(t.Context(), 1)
 		want(t, got, err, 7)
+		slow.Store(true) // so that all see it stale before the load behind ends
 		time.Sleep(10 * time.Second)
 		r, err := b.Lookup(t.Context(), 1)
 		if err != nil || r.Value != 7 || r.Tier != "remote" || r.Age != 10*time.Second || r.TTL <= 40*time.Second || r.TTL > 50*time.Second {
