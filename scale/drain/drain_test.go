@@ -27,6 +27,8 @@ type running struct {
 	srv  *http.Server
 	stop context.CancelFunc
 	done chan error
+
+	draining func() bool // accepting has stopped, and answers say so
 }
 
 func listen(t *testing.T) net.Listener {
@@ -52,8 +54,9 @@ func startWith(t *testing.T, o Options, last time.Duration, h http.HandlerFunc) 
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &running{t: t, addr: ln.Addr().String(), srv: &http.Server{Handler: h}, stop: stop, done: make(chan error, 1)}
+	d := newDrainer(ctx, o)
+	r.draining = d.draining.Load
 	go func() {
-		d := newDrainer(ctx, o)
 		defer d.endRequests()
 		d.lastWord = last
 		r.done <- d.run(ctx, []Server{HTTP(r.srv, ln)})
@@ -176,7 +179,7 @@ func TestAnIdleConnectionGetsItsNextAnswerWithConnectionClose(t *testing.T) {
 			t.Errorf("request %d: Connection: close is %v", i, resp.Close)
 		}
 		r.stop()
-		eventually(t, "listener closed", func() bool { return refused(r.addr) })
+		eventually(t, "draining", func() bool { return r.draining() && refused(r.addr) })
 	}
 	if _, err := br.ReadByte(); err != io.EOF {
 		t.Errorf("after the last answer: %v, want EOF", err)
