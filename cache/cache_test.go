@@ -34,6 +34,9 @@ func open[K comparable, V any](t testing.TB, load func(context.Context, K) (V, e
 	return c
 }
 
+// patient is the RemoteTimeout of tests in real time that count loads: a stall of theirs is not the remote's.
+const patient = time.Minute
+
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(backstop); !is(); time.Sleep(2 * time.Millisecond) {

@@ -103,8 +103,8 @@ func TestSharedTier(t *testing.T) {
 func TestOwnWrites(t *testing.T) {
 	store, o := newFakeStore(), new(origin)
 	na, nb := store.node(), store.node()
-	a := open(t, o.load, cache.Options[int, int]{Remote: na})
-	b := open(t, o.load, cache.Options[int, int]{Remote: nb})
+	a := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: na})
+	b := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: nb})
 	connected(t, a, b)
 	release := nb.hold() // b hears nothing
 	defer release()
@@ -197,8 +197,8 @@ func TestOwnWritesDetachOlderFlight(t *testing.T) {
 func TestFreshSeesWhatIsNotHeard(t *testing.T) {
 	store, o := newFakeStore(), new(origin)
 	nb := store.node()
-	a := open(t, o.load, cache.Options[int, int]{Remote: store.node()})
-	b := open(t, o.load, cache.Options[int, int]{Remote: nb})
+	a := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: store.node()})
+	b := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: nb})
 	connected(t, a, b)
 	b.Get(t.Context(), 1)
 	defer nb.hold()()
@@ -254,8 +254,8 @@ func TestCausalTokens(t *testing.T) {
 		return key, nil
 	}
 	na, nb := store.node(), store.node()
-	a := open(t, load, cache.Options[int, int]{Remote: na})
-	b := open(t, load, cache.Options[int, int]{Remote: nb})
+	a := open(t, load, cache.Options[int, int]{RemoteTimeout: patient, Remote: na})
+	b := open(t, load, cache.Options[int, int]{RemoteTimeout: patient, Remote: nb})
 	connected(t, a, b)
 	defer nb.hold()() // the token comes with the lease, not with the message
 
@@ -620,7 +620,7 @@ func TestBrokenRecords(t *testing.T) {
 	type v1 struct{ Name string }
 	type v2 struct{ Name, More string }
 	store := newFakeStore()
-	old := open(t, func(context.Context, int) (v1, error) { return v1{"old"}, nil }, cache.Options[int, v1]{Remote: store.node()})
+	old := open(t, func(context.Context, int) (v1, error) { return v1{"old"}, nil }, cache.Options[int, v1]{RemoteTimeout: patient, Remote: store.node()})
 	if _, err := old.Get(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
@@ -637,13 +637,13 @@ func TestBrokenRecords(t *testing.T) {
 		k := store.spaces["test"].keys["1"]
 		k.data = spoil(k.data)
 		store.mu.Unlock()
-		n := open(t, load, cache.Options[int, v2]{Remote: store.node()})
+		n := open(t, load, cache.Options[int, v2]{RemoteTimeout: patient, Remote: store.node()})
 		got, err := n.Get(t.Context(), 1)
 		want(t, got, err, v2{"new", "er"})
 		if s := n.Stats(); s.Undecodable == 0 || s.Miss != 1 || loads.Load() != int64(i+1) {
 			t.Errorf("case %d: %+v", i, s)
 		}
-		n2 := open(t, load, cache.Options[int, v2]{Remote: store.node()})
+		n2 := open(t, load, cache.Options[int, v2]{RemoteTimeout: patient, Remote: store.node()})
 		got, err = n2.Get(t.Context(), 1)
 		want(t, got, err, v2{"new", "er"})
 		if s := n2.Stats(); s.Remote != 1 {
