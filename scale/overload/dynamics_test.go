@@ -3,10 +3,12 @@
 package overload
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fairlead/fairlead/internal/loadsim"
@@ -193,4 +195,44 @@ func classOf(r *http.Request) int {
 	var class int
 	fmt.Sscanf(r.RemoteAddr, "192.0.2.%d:", &class)
 	return class
+}
+
+func TestTheLimitStaysAboveTheLoadWhileNothingIsScarce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limiterOf(t, Options{}, nil)
+		for range 300 { // 200 at a time, none of which waits for another
+			for range 20 {
+				go func() {
+					ctx, err := l.Acquire(context.Background(), "")
+					if err != nil {
+						return
+					}
+					time.Sleep(100 * time.Millisecond)
+					Release(ctx)
+				}()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := l.Stats().Limit; n < 300 {
+			t.Errorf("limit %d with 200 at a time", n)
+		}
+		before := l.Stats().RefusedWaited
+		for range 300 {
+			for range 20 {
+				go func() {
+					ctx, err := l.Acquire(context.Background(), "")
+					if err != nil {
+						return
+					}
+					time.Sleep(100 * time.Millisecond)
+					Release(ctx)
+				}()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if after := l.Stats().RefusedWaited; after != before {
+			t.Errorf("%d refused in the second three seconds", after-before)
+		}
+		time.Sleep(time.Second)
+	})
 }
