@@ -19,7 +19,7 @@ demo: ## run the storefront with servers of its own (ADDR, ADMIN_ADDR, CONTROL, 
 test: ## what CI runs: installs what is missing, then vet, staticcheck, import rules, all tests with -race
 	@scripts/test
 
-soak: ## the limiter's whole goodput curve and its dynamics, beside other rules
+soak: ## the full figures, kept in bench/SOAK.md (SOAK=Regexp runs some of them)
 	@scripts/test soak
 
 bench: ## run the benchmarks COUNT (6) times and summarise them
