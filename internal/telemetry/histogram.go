@@ -121,3 +121,15 @@ func upperEdge(i int) float64 {
 	m := uint64(i%sub) + sub + 1
 	return float64(m<<(exp-subBits)-1) / 1e9
 }
+
+// Sub returns what b counts beyond earlier, an older snapshot of the same distribution. A bucket that shrank, because a
+// process has gone, counts as empty.
+func (b Buckets) Sub(earlier Buckets) Buckets {
+	counts := append([]uint64(nil), b.Counts...)
+	for i, n := range earlier.Counts {
+		if i < len(counts) {
+			counts[i] -= min(n, counts[i])
+		}
+	}
+	return Buckets{Counts: counts, Sum: max(0, b.Sum-earlier.Sum)}
+}

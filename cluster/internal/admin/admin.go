@@ -54,7 +54,10 @@ type Worker struct {
 	State       string    `json:"state"` // starting, ready, draining, backoff
 	Started     time.Time `json:"started,omitzero"`
 	Uptime      float64   `json:"uptime_seconds"`
-	Restarts    int       `json:"restarts"` // of the slot, after crashes
+	Restarts    int       `json:"restarts"`            // of the slot, after crashes
+	CPU         float64   `json:"cpu_cores"`           // processors in use, over the last frames
+	SchedP99    float64   `json:"sched_p99_seconds"`   // how long goroutines that could run waited for a processor, over the last frames
+	RPS         float64   `json:"requests_per_second"` // over the last frames
 	RSS         int64     `json:"rss_bytes"`
 	Heap        uint64    `json:"heap_bytes"`
 	Goroutines  int64     `json:"goroutines"`
