@@ -3,14 +3,14 @@ package process
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // The environment by which a process tells the copy of itself that it starts what that copy is to be.
 const (
-	EnvRole    = "FAIRLEAD_ROLE"    // RoleWorker; absent in a process that a person or an init system started
+	EnvRole    = "FAIRLEAD_ROLE"    // RoleWorker, or one that Handle knows; absent in a process that a person or an init system started
 	EnvWorkers = "FAIRLEAD_WORKERS" // how many workers share the machine
 	EnvWorker  = "FAIRLEAD_WORKER"  // the worker's own description, read by cluster
 )
@@ -25,19 +25,48 @@ type Role struct {
 	Config  string // the value of EnvWorker
 }
 
+var (
+	handlersMu sync.Mutex
+	handlers   = map[string]func(Role){}
+	taken      atomic.Bool
+)
+
+// Handle says what a process with the given role does: TakeRole calls run, and the process ends when it returns. Call it
+// before main begins; a later one of the same name replaces the former.
+func Handle(role string, run func(Role)) {
+	handlersMu.Lock()
+	defer handlersMu.Unlock()
+	handlers[role] = run
+}
+
+// Taken says whether TakeRole was called: only then would a copy of this program take the role that it is started for.
+func Taken() bool { return taken.Load() }
+
 // TakeRole returns this process's role. The first call removes the role from the environment, so that programs the app
-// starts do not take themselves for workers, and gives a worker its share of the processors (see Procs). It is called
-// first thing in cluster.Main and cluster.Run, never from init.
-func TakeRole() Role { return takeRole() }
+// starts do not take themselves for workers, and gives a worker its share of the processors (see Procs). In a process whose
+// role Handle knows it does not return. It is called first thing in cluster.Main, cluster.Run and offload.Main, never from
+// init.
+func TakeRole() Role {
+	r := takeRole()
+	handlersMu.Lock()
+	run := handlers[r.Name]
+	handlersMu.Unlock()
+	if run != nil {
+		run(r)
+		os.Exit(0)
+	}
+	return r
+}
 
 var takeRole = sync.OnceValue(func() Role {
+	taken.Store(true)
 	r := Role{Name: os.Getenv(EnvRole), Config: os.Getenv(EnvWorker)}
 	r.Workers, _ = strconv.Atoi(os.Getenv(EnvWorkers))
 	for _, name := range []string{EnvRole, EnvWorkers, EnvWorker} {
 		os.Unsetenv(name)
 	}
 	if r.Name == RoleWorker && r.Workers > 1 && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(Procs(runtime.GOMAXPROCS(0), r.Workers))
+		shareProcs(r.Workers)
 	}
 	return r
 })
