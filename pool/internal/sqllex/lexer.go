@@ -59,13 +59,8 @@ func (l *lexer) next() token {
 		}
 		l.pos += i
 		return token{kind: word, text: lowerASCII(rest[:i])}
-	case '0' <= c && c <= '9':
-		i := 1
-		for i < len(rest) && (identPart(rest[i]) || rest[i] == '.') {
-			i++
-		}
-		l.pos += i
-		return token{kind: literal}
+	case digit(c):
+		return l.number()
 	case c == 0:
 		return token{kind: bad}
 	}
@@ -187,12 +182,11 @@ func (l *lexer) ident(open int) token {
 func (l *lexer) dollar() token {
 	rest := l.src[l.pos:]
 	i := 1
-	if i < len(rest) && '0' <= rest[i] && rest[i] <= '9' {
-		for i < len(rest) && identPart(rest[i]) {
+	if i < len(rest) && digit(rest[i]) {
+		for i < len(rest) && digit(rest[i]) {
 			i++
 		}
-		l.pos += i
-		return token{kind: literal}
+		return l.endNumber(i)
 	}
 	for i < len(rest) && identPart(rest[i]) && rest[i] != '$' {
 		i++
@@ -210,11 +204,56 @@ func (l *lexer) dollar() token {
 	return token{kind: literal}
 }
 
+// number reads an integer, decimal or exponent, or 0x1F, 0o17, 0b11; digits may be grouped by underscores.
+func (l *lexer) number() token {
+	rest := l.src[l.pos:]
+	i := 0
+	digits := func() {
+		for i < len(rest) && (digit(rest[i]) || rest[i] == '_') {
+			i++
+		}
+	}
+	if len(rest) > 2 && rest[0] == '0' && strings.IndexByte("xXoObB", rest[1]) >= 0 {
+		for i = 2; i < len(rest) && (digit(rest[i]) || strings.IndexByte("abcdefABCDEF_", rest[i]) >= 0); {
+			i++
+		}
+		return l.endNumber(i)
+	}
+	digits()
+	if i < len(rest) && rest[i] == '.' {
+		i++
+		digits()
+	}
+	if i < len(rest) && (rest[i] == 'e' || rest[i] == 'E') {
+		j := i + 1
+		if j < len(rest) && (rest[j] == '+' || rest[j] == '-') {
+			j++
+		}
+		if j < len(rest) && digit(rest[j]) {
+			i = j
+			digits()
+		}
+	}
+	return l.endNumber(i)
+}
+
+// endNumber ends a number or parameter of n bytes. PostgreSQL before 15 takes what follows without a blank for a word of its
+// own (1for update), later ones refuse it.
+func (l *lexer) endNumber(n int) token {
+	l.pos += n
+	if l.pos < len(l.src) && identPart(l.src[l.pos]) {
+		return token{kind: doubtful}
+	}
+	return token{kind: literal}
+}
+
+func digit(c byte) bool { return '0' <= c && c <= '9' }
+
 func identStart(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || c >= 0x80
 }
 
-func identPart(c byte) bool { return identStart(c) || '0' <= c && c <= '9' || c == '$' }
+func identPart(c byte) bool { return identStart(c) || digit(c) || c == '$' }
 
 func lowerASCII(s string) string {
 	for i := range len(s) {

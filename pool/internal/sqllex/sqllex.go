@@ -8,8 +8,9 @@ import "strings"
 type Class struct {
 	// Read: one statement that the rules prove to be a plain read. False says nothing.
 	//
-	// The proof takes tables for tables and pg_catalog's functions for themselves: a view over a writing function, or an
-	// overload of lower() that writes, is out of a lexer's sight. Callers that need more let the server confirm it.
+	// Without a [Catalog] the proof takes tables for tables and pg_catalog's functions for themselves: a view over a writing
+	// function, or an overload of lower() that writes, is out of a lexer's sight. Callers that need more let the server
+	// confirm it, or bring the catalog.
 	Read bool
 	// Refused is why the string must not be sent where only reads may run, although the server might let it pass; "" if
 	// there is no reason. It includes everything that could end a read-only transaction.
@@ -18,16 +19,24 @@ type Class struct {
 
 // Classify looks at a whole query string.
 func Classify(sql string) Class {
-	return judge(sql, false)
+	return judge(sql, false, nil)
+}
+
+// ClassifyKnowing is Classify with what the database's catalog says: functions that it declares stable or immutable are
+// proven too, and whatever bears the name of something that may write is not. A nil catalog proves nothing.
+func ClassifyKnowing(sql string, known *Catalog) Class {
+	c := judge(sql, false, known)
+	c.Read = c.Read && known != nil
+	return c
 }
 
 // ClassifyInTx is Classify for a statement inside an explicit read-only transaction, where cursors, savepoints and
 // SET LOCAL are harmless, but for settings that decide on the transaction itself.
 func ClassifyInTx(sql string) Class {
-	return judge(sql, true)
+	return judge(sql, true, nil)
 }
 
-func judge(sql string, inTx bool) Class {
+func judge(sql string, inTx bool, known *Catalog) Class {
 	l := lexer{src: sql}
 	c := Class{Read: true}
 	refuse := func(why string) {
@@ -83,7 +92,14 @@ func judge(sql string, inTx bool) Class {
 			return c
 		case doubtful:
 			c.Read = false
+		case quoted:
+			if t.escaped || known.doubts(t.text) { // t.f calls f(t) if t has no such column, so any place will do
+				c.Read = false
+			}
 		case word:
+			if known.doubts(t.text) {
+				c.Read = false
+			}
 			switch {
 			case first == "":
 				first = t.text
@@ -110,7 +126,8 @@ func judge(sql string, inTx bool) Class {
 					refuse(why)
 				}
 				setting = strings.EqualFold(prev.text, "set_config")
-				if prev.kind == quoted || qualified || !pure[prev.text] && !keyword(prev.text, prevPrev) {
+				plain := prev.kind == word && !qualified
+				if !(plain && (pure[prev.text] || keyword(prev.text, prevPrev)) || known.pureCall(prev)) {
 					c.Read = false
 				}
 			}
@@ -246,6 +263,6 @@ var (
 		to_tsvector to_tsquery plainto_tsquery phraseto_tsquery websearch_to_tsquery ts_rank ts_rank_cd ts_headline setweight
 		num_nulls num_nonnulls isempty lower_inc upper_inc range_merge host masklen network
 		timestamptz timetz
-		pg_is_in_recovery pg_column_size pg_size_pretty pg_get_expr format_type obj_description col_description
+		pg_column_size pg_size_pretty pg_get_expr format_type obj_description col_description
 		pg_table_is_visible has_table_privilege to_regclass to_regtype`)
 )
