@@ -50,6 +50,14 @@ type track struct {
 	// does not count.
 	heard atomic.Int64
 	once  sync.Once
+
+	closing chan struct{} // of Closing, nil until somebody asks; guarded by d.mu, as told
+	told    bool
+
+	raw      net.Conn // conn without the wrapper
+	dmu      sync.Mutex
+	deadline time.Time // of reading, that the handler has set
+	limit    time.Time // that it cannot exceed; zero means none
 }
 
 // hear notes that the connection is not silent.
@@ -95,6 +103,9 @@ func (c *tcpConn) Close() error {
 	return c.TCPConn.Close()
 }
 
+func (c *tcpConn) SetDeadline(at time.Time) error     { return c.t.setDeadline(at) }
+func (c *tcpConn) SetReadDeadline(at time.Time) error { return c.t.setReadDeadline(at) }
+
 func (c *unixConn) Read(b []byte) (int, error) {
 	n, err := c.UnixConn.Read(b)
 	c.t.hear()
@@ -105,6 +116,9 @@ func (c *unixConn) Close() error {
 	defer c.t.gone()
 	return c.UnixConn.Close()
 }
+
+func (c *unixConn) SetDeadline(at time.Time) error     { return c.t.setDeadline(at) }
+func (c *unixConn) SetReadDeadline(at time.Time) error { return c.t.setReadDeadline(at) }
 
 func (c *otherConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
@@ -117,8 +131,11 @@ func (c *otherConn) Close() error {
 	return c.Conn.Close()
 }
 
+func (c *otherConn) SetDeadline(at time.Time) error     { return c.t.setDeadline(at) }
+func (c *otherConn) SetReadDeadline(at time.Time) error { return c.t.setReadDeadline(at) }
+
 func (d *drainer) track(c net.Conn, isHTTP bool) net.Conn {
-	t := &track{d: d, conn: c, http: isHTTP}
+	t := &track{d: d, conn: c, raw: c, http: isHTTP}
 	t.hear()
 	d.accepted.Add(1)
 	d.open.Add(1)
@@ -155,4 +172,7 @@ func trackOf(c net.Conn) *track {
 func (t *track) setState(s http.ConnState) {
 	t.hear()
 	t.state.Store(int32(s))
+	if s == http.StateHijacked && t.d.draining.Load() {
+		t.tell()
+	}
 }

@@ -42,6 +42,11 @@ type Options struct {
 	// exceed the time that keep-alive clients pause between requests. 0 means 2s; negative is an error.
 	IdleGrace time.Duration
 
+	// Spread bounds how long telling long streams to end ([Closing]) is spread over, so that their clients do not come back
+	// all at once: 200 a second, or as many as Spread asks for. 0 means half of DrainTimeout and at most 10s; negative means
+	// all at once.
+	Spread time.Duration
+
 	// Logger takes what a person may want to know. nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -64,18 +69,6 @@ func HTTP(srv *http.Server, ln net.Listener) Server { return Server{http: srv, l
 // is under way finish and returns, at the latest when its context ends. Connections that are left then are closed.
 func Custom(ln net.Listener, serve func(net.Listener) error, stop func(context.Context) error) Server {
 	return Server{ln: ln, serve: serve, stop: stop}
-}
-
-type drainKey struct{}
-
-// Closing returns a channel that is closed when the server of the request whose context ctx is has stopped accepting and
-// wants its connections to end. Handlers of long streams (server-sent events, WebSockets, long polls) should select on it
-// and say good-bye. In a context that does not come from a server run by [Serve] it is ctx.Done().
-func Closing(ctx context.Context) <-chan struct{} {
-	if d, ok := ctx.Value(drainKey{}).(*drainer); ok {
-		return d.closing
-	}
-	return ctx.Done()
 }
 
 // Serve runs the servers until ctx ends, or one of them fails, and then drains all of them as the package comment
@@ -141,6 +134,7 @@ type drainer struct {
 	draining atomic.Bool   // accepting has stopped
 	closing  chan struct{} // closed when draining becomes true
 	started  time.Time     // when it did; written before draining
+	farewell time.Duration // from when a stream is told to its deadline; as started
 	accepted atomic.Uint64
 	open     atomic.Int64
 
@@ -228,9 +222,7 @@ func (d *drainer) run(ctx context.Context, servers []Server) error {
 	for _, ln := range lns {
 		ln.stop()
 	}
-	d.started = time.Now()
-	d.draining.Store(true)
-	close(d.closing)
+	d.beginClosing(deadline, timeout)
 	// A custom server may return only when its connections have ended: it is not waited for beyond the deadline.
 	for expired := false; left > 0 && !expired; {
 		select {

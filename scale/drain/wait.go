@@ -38,6 +38,17 @@ func (d *drainer) adopt(servers []Server) {
 			}
 		}
 
+		connContext := srv.ConnContext
+		srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			if t := trackOf(c); t != nil {
+				ctx = context.WithValue(ctx, trackKey{}, t)
+			}
+			if connContext != nil {
+				ctx = connContext(ctx, c)
+			}
+			return ctx
+		}
+
 		baseContext := srv.BaseContext
 		srv.BaseContext = func(ln net.Listener) context.Context {
 			if baseContext == nil {
