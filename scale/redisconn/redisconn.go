@@ -8,6 +8,16 @@
 // Redis, or whose answer did not come back, fails with [ErrUnavailable]; an error that Redis itself answered is passed on.
 // After ErrUnavailable the outcome is unknown, and go-redis itself may have sent the command up to four times: scripts
 // that run here must be safe to run again.
+//
+// # A server that does not answer
+//
+// A breaker for each server (package scale/breaker) keeps callers from waiting for one that is gone; of a Cluster only the
+// shards that are down are cut off. A command that fails, or whose context runs out, is not counted, since a budget of 50 ms
+// may be missed for many reasons. It starts a PING on a connection of its own, one at a time, and that answer counts: an
+// error at once, silence after 250 ms, twice. Then calls fail with ErrUnavailable without being sent, and a PING each 250 ms
+// finds out when the server is back. When nobody has asked for 5 s the PINGs end, and the next call waits for one.
+//
+// The guard sits in the go-redis client and holds for commands that the application sends through it, too.
 package redisconn
 
 import (
@@ -22,6 +32,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fairlead/fairlead/internal/telemetry"
+	"github.com/fairlead/fairlead/scale/breaker"
 )
 
 var (
@@ -35,12 +46,14 @@ var (
 // Client runs commands and scripts on one Redis: a single server, a Sentinel group or a Cluster. It is safe for
 // concurrent use.
 type Client struct {
-	redis  redis.UniversalClient
-	own    bool // Close closes redis too
-	closed atomic.Bool
+	redis redis.UniversalClient
+	own   bool // Close closes redis too
+	life  *life
+	hosts *breaker.Hosts // a breaker a server
 
 	calls       atomic.Uint64
 	unavailable atomic.Uint64
+	refused     atomic.Uint64
 	reloads     atomic.Uint64
 }
 
@@ -159,7 +172,8 @@ func redact(rawURL string) string {
 //   - ReadOnly, RouteByLatency and RouteRandomly must be false: a replica's answer may be old, and an old answer undoes a
 //     revocation, an invalidation or a limit. ReplicaOnly of FailoverOptions must be false too; go-redis does not show it.
 //
-// Closing the Client leaves the application's own client open.
+// On Cluster, pass the client before its first command: only servers that it meets afterwards are guarded. Closing the
+// Client leaves the application's own client open, and unguarded.
 func New(client redis.UniversalClient) (*Client, error) {
 	var errs []error
 	need := func(ok bool, field, text string) {
@@ -189,15 +203,30 @@ func New(client redis.UniversalClient) (*Client, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return &Client{redis: client}, nil
+	hosts, err := newHosts()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{redis: client, hosts: hosts, life: newLife()}
+	switch r := client.(type) {
+	case *redis.Client:
+		c.guard(r, nil)
+	case *redis.ClusterClient:
+		r.OnNewNode(func(node *redis.Client) {
+			// Its replica may have taken over.
+			c.guard(node, func() { r.ReloadState(context.Background()) })
+		})
+	}
+	return c, nil
 }
 
 // Redis returns the go-redis client underneath, for commands of the application's own.
 func (c *Client) Redis() redis.UniversalClient { return c.redis }
 
-// Close makes every later call return ErrClosed and closes the go-redis client if Open made it. It is safe to call twice.
+// Close makes every later call return ErrClosed, ends the checks of servers and closes the go-redis client if Open made it.
+// It is safe to call twice.
 func (c *Client) Close() error {
-	if c.closed.Swap(true) || !c.own {
+	if !c.life.end() || !c.own {
 		return nil
 	}
 	return c.redis.Close()
@@ -244,6 +273,7 @@ func answered(err error) bool {
 type Stats struct {
 	Calls         uint64 `json:"calls" metric:"fairlead.redis.calls,counter"`                           // scripts and pipelines run
 	Unavailable   uint64 `json:"unavailable" metric:"fairlead.redis.unavailable,counter"`               // of which failed with ErrUnavailable
+	Refused       uint64 `json:"refused" metric:"fairlead.redis.refused,counter"`                       // commands and pipelines, on Cluster their parts, not sent to a server that is cut off
 	ScriptReloads uint64 `json:"script_reloads" metric:"fairlead.redis.script_reloads,counter"`         // pipelines that met a server without their scripts
 	Conns         uint32 `json:"conns" metric:"fairlead.redis.connections,gauge,state=open"`            // connections of the go-redis pool
 	IdleConns     uint32 `json:"idle_conns" metric:"fairlead.redis.connections,gauge,state=idle"`       // of which idle
@@ -254,10 +284,20 @@ type Stats struct {
 func (c *Client) Stats() Stats {
 	p := c.redis.PoolStats()
 	return Stats{
-		Calls: c.calls.Load(), Unavailable: c.unavailable.Load(), ScriptReloads: c.reloads.Load(),
+		Calls: c.calls.Load(), Unavailable: c.unavailable.Load(), Refused: c.refused.Load(), ScriptReloads: c.reloads.Load(),
 		Conns: p.TotalConns, IdleConns: p.IdleConns, PoolTimeouts: p.Timeouts,
 	}
 }
 
-// Samples returns the numbers of Stats for the page and /metrics.
-func (c *Client) Samples() iter.Seq[telemetry.Sample] { return telemetry.Samples(c.Stats()) }
+// Samples returns the numbers of Stats, and those of each server's breaker, for the page and /metrics.
+func (c *Client) Samples() iter.Seq[telemetry.Sample] {
+	return func(yield func(telemetry.Sample) bool) {
+		for _, all := range []iter.Seq[telemetry.Sample]{telemetry.Samples(c.Stats()), c.hosts.Samples()} {
+			for s := range all {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -214,6 +214,7 @@ func TestAnUnreachableRedisIsErrUnavailable(t *testing.T) {
 	if err := own.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	until(t, "the restarted server to be asked again", func() bool { return c.Run(t.Context(), add, []string{"x"}, 1).Err() == nil })
 	if run, pipeline, _ := answer(t.Context(), c); run != nil || pipeline != nil {
 		t.Errorf("after the restart: %v, %v", run, pipeline)
 	}

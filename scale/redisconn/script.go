@@ -32,7 +32,7 @@ func (s *Script) Queue(ctx context.Context, p redis.Pipeliner, keys []string, ar
 // Run runs s: one round trip, two after a restart or SCRIPT FLUSH. On Cluster the first key decides the server, and all keys
 // must be in its slot. The answer is read from the returned command as usual (Text, Int64, Slice, …).
 func (c *Client) Run(ctx context.Context, s *Script, keys []string, args ...any) *redis.Cmd {
-	if c.closed.Load() {
+	if c.life.closed.Load() {
 		cmd := redis.NewCmd(ctx)
 		cmd.SetErr(ErrClosed)
 		return cmd
@@ -48,7 +48,7 @@ func (c *Client) Run(ctx context.Context, s *Script, keys []string, args ...any)
 // error among them; each command holds its own. They are independent of each other: a script that a server has forgotten is
 // loaded and run again after the others. Every command must have a key, or Cluster sends it to any server.
 func (c *Client) Pipeline(ctx context.Context, queue func(redis.Pipeliner)) error {
-	if c.closed.Load() {
+	if c.life.closed.Load() {
 		return ErrClosed
 	}
 	p := c.redis.Pipeline()
