@@ -15,6 +15,7 @@ import (
 type frontDoor struct {
 	adminLn, controlLn net.Listener
 	servers            []*http.Server
+	admin              *admin.Server
 }
 
 func openFrontDoor(o Options) (*frontDoor, error) {
@@ -42,8 +43,9 @@ func openFrontDoor(o Options) (*frontDoor, error) {
 
 func (f *frontDoor) serve(o Options, c controlled) {
 	if f.adminLn != nil {
+		f.admin = admin.New(c, o.Admin.Auth)
 		srv := &http.Server{
-			Handler:           admin.Handler(c, o.Admin.Auth),
+			Handler:           f.admin,
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
 		}
@@ -59,6 +61,9 @@ func (f *frontDoor) serve(o Options, c controlled) {
 func (f *frontDoor) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	if f.admin != nil {
+		f.admin.Close() // or the page's streams would hold the shutdown up
+	}
 	for _, srv := range f.servers {
 		if srv.Shutdown(ctx) != nil {
 			srv.Close()

@@ -114,7 +114,9 @@ func (a *alone) Health() admin.Health {
 	return h
 }
 
-func (a *alone) Snapshot(context.Context) admin.Snapshot {
+func (a *alone) Snapshot(context.Context) admin.Snapshot { return a.Latest() }
+
+func (a *alone) Latest() admin.Snapshot {
 	h, f := a.Health(), a.w.frame(a.w.collect())
 	state := *a.state.Load()
 	if a.stopping.Load() {

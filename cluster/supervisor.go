@@ -365,6 +365,10 @@ type clusterStats struct {
 
 func (s *supervisor) Snapshot(ctx context.Context) admin.Snapshot {
 	s.totals.refresh(ctx)
+	return s.Latest()
+}
+
+func (s *supervisor) Latest() admin.Snapshot {
 	st, h := s.status.Load(), s.Health()
 	snap := admin.Snapshot{Time: time.Now(), Ready: h.Ready, Stopping: st.Stopping, Checks: h.Checks}
 	var stats clusterStats

@@ -1,4 +1,4 @@
-// Package admin serves what the outside may know of a cluster: probes, metrics and a snapshot.
+// Package admin serves what the outside may know of a cluster: probes, metrics, a snapshot, and the page for people.
 package admin
 
 import (
@@ -17,7 +17,9 @@ type Source interface {
 	// Alive returns nil if whatever decides in the cluster still answers.
 	Alive(ctx context.Context) error
 	Health() Health
+	// Snapshot asks the workers anew; Latest takes what they said last, at once.
 	Snapshot(ctx context.Context) Snapshot
+	Latest() Snapshot
 }
 
 // Health is what the probes go by.
@@ -67,12 +69,29 @@ type Worker struct {
 
 const aliveTimeout = 5 * time.Second
 
-// Handler serves src. auth, if not nil, guards everything but the probes.
-func Handler(src Source, auth func(*http.Request) error) http.Handler {
+// Server serves a cluster. It looks at it each second until Close.
+type Server struct {
+	http.Handler
+	hub *hub
+}
+
+// New serves src. auth, if not nil, guards everything but the probes.
+func New(src Source, auth func(*http.Request) error) *Server {
+	s := &Server{hub: newHub(src)}
+	s.Handler = s.routes(src, auth)
+	return s
+}
+
+// Close ends the streams to the page and returns when the last look at the cluster is over.
+func (s *Server) Close() { s.hub.close() }
+
+func (s *Server) routes(src Source, auth func(*http.Request) error) http.Handler {
 	guarded := func(h http.HandlerFunc) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if auth != nil {
 				if err := auth(r); err != nil {
+					// A browser asks for a password then; whether it counts is up to auth.
+					w.Header().Set("WWW-Authenticate", `Basic realm="admin", charset="UTF-8"`)
 					http.Error(w, "unauthorized", http.StatusUnauthorized)
 					return
 				}
@@ -115,6 +134,22 @@ func Handler(src Source, auth func(*http.Request) error) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		json.NewEncoder(w).Encode(src.Snapshot(r.Context()))
 	}))
+	mux.HandleFunc("GET /api/scaling", guarded(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		json.NewEncoder(w).Encode(s.hub.scaling())
+	}))
+	mux.HandleFunc("GET /top", guarded(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		v, _ := s.hub.current()
+		v.writeTop(w)
+	}))
+	mux.HandleFunc("GET /{$}", guarded(s.servePage))
+	mux.HandleFunc("GET /stream", guarded(s.serveStream))
+	mux.HandleFunc("GET /assets/page.css", guarded(asset("text/css; charset=utf-8", pageCSS, cssHash)))
+	mux.HandleFunc("GET /assets/page.js", guarded(asset("text/javascript; charset=utf-8", pageJS, jsHash)))
+	mux.HandleFunc("GET /assets/icon.svg", guarded(asset("image/svg+xml", iconSVG, iconHash)))
 	return mux
 }
 

@@ -17,9 +17,10 @@ type fakeSource struct {
 	health Health
 }
 
-func (f *fakeSource) Alive(context.Context) error { return f.alive }
-func (f *fakeSource) Health() Health              { return f.health }
-func (f *fakeSource) Snapshot(context.Context) Snapshot {
+func (f *fakeSource) Alive(context.Context) error       { return f.alive }
+func (f *fakeSource) Health() Health                    { return f.health }
+func (f *fakeSource) Snapshot(context.Context) Snapshot { return f.Latest() }
+func (f *fakeSource) Latest() Snapshot {
 	return Snapshot{Workers: []Worker{{Slot: 1, State: "ready"}}, Samples: []telemetry.Sample{{Name: "a.b", Kind: telemetry.Counter, Value: 3}}}
 }
 
@@ -35,7 +36,8 @@ func ask(h http.Handler, path string, header ...string) (int, string) {
 
 func TestProbesFollowTheSource(t *testing.T) {
 	src := &fakeSource{}
-	h := Handler(src, nil)
+	h := New(src, nil)
+	defer h.Close()
 	want := func(path string, code int, text string) {
 		t.Helper()
 		if c, body := ask(h, path); c != code || !strings.Contains(body, text) {
@@ -63,12 +65,13 @@ func TestProbesFollowTheSource(t *testing.T) {
 }
 
 func TestAuthGuardsEverythingButTheProbes(t *testing.T) {
-	h := Handler(&fakeSource{health: Health{Started: true, Ready: true}}, func(r *http.Request) error {
+	h := New(&fakeSource{health: Health{Started: true, Ready: true}}, func(r *http.Request) error {
 		if r.Header.Get("Authorization") != "secret" {
 			return errors.New("who is that?")
 		}
 		return nil
 	})
+	defer h.Close()
 	for _, path := range []string{"/livez", "/startupz", "/readyz"} {
 		if code, _ := ask(h, path); code != 200 {
 			t.Errorf("%s: %d", path, code)
