@@ -15,19 +15,26 @@ import (
 // lease is a connection in use, with where it leads.
 type lease struct {
 	conn  *pgxpool.Conn
+	pool  *connPool
+	slot  int
 	node  *node
 	epoch *epoch // nil on a replica
 	state *connState
 	mark  int64 // what had been written to the connection before
 }
 
-func newLease(n *node, e *epoch, c *pgxpool.Conn) lease {
-	n.inUse.Add(1)
-	l := lease{conn: c, node: n, epoch: e, state: stateOf(c.Conn().PgConn())}
+// lease takes a connection of c; e is the epoch that c belongs to, if any. traced is as in acquire.
+func (c *connPool) lease(ctx context.Context, e *epoch, traced bool) (lease, error) {
+	conn, slot, err := c.acquire(ctx, traced)
+	if err != nil {
+		return lease{}, err
+	}
+	l := lease{conn: conn, pool: c, slot: slot, node: c.node, epoch: e, state: stateOf(conn.Conn().PgConn())}
+	l.node.inUse.Add(1)
 	if l.state.sock != nil {
 		l.mark = l.state.sock.written.Load()
 	}
-	return l
+	return l, nil
 }
 
 // unsent marks the error of a connection that was lost before anything was written to it.
@@ -44,7 +51,7 @@ func (l *lease) end() (lost bool) {
 		return false
 	}
 	lost = l.conn.Conn().IsClosed()
-	l.conn.Release()
+	l.pool.release(l.conn, l.slot)
 	l.conn = nil
 	l.node.inUse.Add(-1)
 	if lost {
@@ -101,20 +108,20 @@ func (p *Pool) more(a *attempts) bool {
 	return time.Now().Before(a.deadline)
 }
 
-// primary returns a connection to the primary, and waits for there to be one.
-func (p *Pool) primary(ctx context.Context, a *attempts) (lease, error) {
+// primary returns a connection to the primary, and waits for there to be one. traced is as in acquire.
+func (p *Pool) primary(ctx context.Context, a *attempts, traced bool) (lease, error) {
 	for {
 		e, err := p.awaitLeader(ctx, a)
 		if err != nil {
 			return lease{}, err
 		}
-		c, err := e.node.acquire(ctx, e.pool)
+		l, err := e.pool.lease(ctx, e, traced)
 		if err == nil {
 			if p.superseded(e) {
-				c.Release() // a newer timeline was seen meanwhile
+				l.end() // a newer timeline was seen meanwhile
 				continue
 			}
-			return newLease(e.node, e, c), nil
+			return l, nil
 		}
 		if p.closed.Load() {
 			return lease{}, ErrClosed
@@ -200,7 +207,7 @@ func (p *Pool) hopeless() bool {
 // position is never known.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	var a attempts
-	l, err := p.primary(ctx, &a)
+	l, err := p.primary(ctx, &a, true)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +217,9 @@ func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if s := causal.From(ctx); s != nil {
 		resolve = s.Domain(e.tag).Pending()
 	}
-	l.state.release = func(*pgx.Conn) {
+	l.state.release = func(conn *pgx.Conn) {
+		l.pool.forsake(conn)
+		l.pool.queue.give(l.slot)
 		n.inUse.Add(-1)
 		l.state.syncCut = false
 		if resolve != nil {

@@ -27,6 +27,7 @@ func (id identity) tag() string { return "pg-" + strconv.FormatUint(id.system, 1
 type connState struct {
 	id      identity
 	sock    *socket              // nil if it could not be told
+	whole   atomic.Bool          // counted in its pool's open
 	syncCut bool                 // the server gave up waiting for a synchronous standby
 	release func(conn *pgx.Conn) // of a connection handed out by Acquire under a scope
 	view    bool                 // in the transaction of a view
@@ -73,9 +74,9 @@ func oneRow(ctx context.Context, c *pgconn.PgConn, sql string) ([]string, error)
 }
 
 // poolConfig returns the configuration of a pgxpool on n. accept decides on each new connection.
-func (n *node) poolConfig(accept func(identity, bool) error, socks *sockets) *pgxpool.Config {
+func (n *node) poolConfig(accept func(identity, bool) error, of *connPool) *pgxpool.Config {
 	c := n.config.Copy()
-	c.ConnConfig.DialFunc = socks.wrap(c.ConnConfig.DialFunc)
+	c.ConnConfig.DialFunc = of.socks.wrap(c.ConnConfig.DialFunc)
 	onNotice := c.ConnConfig.OnNotice
 	c.ConnConfig.OnNotice = func(pc *pgconn.PgConn, notice *pgconn.Notice) {
 		if notice.Routine == "SyncRepWaitForLSN" {
@@ -100,11 +101,23 @@ func (n *node) poolConfig(accept func(identity, bool) error, socks *sockets) *pg
 			n.kick()
 			return err
 		}
-		conn.PgConn().CustomData()[stateKey] = &connState{id: id, sock: socketOf(conn.PgConn().Conn())}
+		s := &connState{id: id, sock: socketOf(conn.PgConn().Conn())}
+		conn.PgConn().CustomData()[stateKey] = s
 		if afterConnect != nil {
-			return afterConnect(ctx, conn)
+			if err := afterConnect(ctx, conn); err != nil {
+				return err
+			}
 		}
+		s.whole.Store(true)
+		of.open.Add(1)
 		return nil
+	}
+	beforeClose := c.BeforeClose
+	c.BeforeClose = func(conn *pgx.Conn) {
+		of.gone(conn)
+		if beforeClose != nil {
+			beforeClose(conn)
+		}
 	}
 	return c
 }

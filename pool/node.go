@@ -30,16 +30,11 @@ type node struct {
 	seen   observation   // the last successful probe; pos also from reads
 	fresh  time.Time     // everything committed before this has been replayed
 	behind lsn.Position  // a read wanted this and did not get it
-	reader *readerPool   // while it is a replica
+	reader *connPool     // while it is a replica
 	reason error         // why it is down, or not used
 	down   time.Time     // since when, if it is down
 	moved  chan struct{} // closed when pos has grown
 	follow int           // reads waiting for pos to grow
-}
-
-type readerPool struct {
-	*pgxpool.Pool
-	socks *sockets
 }
 
 // observation is what a probe found.
@@ -260,29 +255,4 @@ func (n *node) fellBehind(p lsn.Position) {
 		n.behind = p
 		n.kick() // probes come closer together now
 	}
-}
-
-// acquire takes a connection of one of the node's pools, within Options.AcquireTimeout.
-func (n *node) acquire(ctx context.Context, from *pgxpool.Pool) (*pgxpool.Conn, error) {
-	n.waiting.Add(1)
-	defer n.waiting.Add(-1)
-	bounded := ctx
-	if d := n.db.opt.acquireTimeout; d > 0 {
-		var cancel context.CancelFunc
-		bounded, cancel = context.WithTimeout(ctx, d)
-		defer cancel()
-	}
-	c, err := from.Acquire(bounded)
-	switch {
-	case err == nil:
-		return c, nil
-	case ctx.Err() != nil || bounded.Err() == nil:
-		return nil, err
-	}
-	if st := from.Stat(); st.AcquiredConns() < st.MaxConns() {
-		return nil, &unsentError{fmt.Errorf("pool: no connection to %s within %v", n.name, n.db.opt.acquireTimeout)}
-	}
-	n.db.counts.saturated.Add(1)
-	return nil, fmt.Errorf("%w: %s: no connection to %s within %v, %d in use", ErrSaturated, n.db.opt.name, n.name,
-		n.db.opt.acquireTimeout, from.Stat().AcquiredConns())
 }

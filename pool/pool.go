@@ -38,6 +38,7 @@ type Pool struct {
 	probeEvery atomic.Int64
 	samples    samples
 	nudger     nudger
+	auto       autoState
 	spill      chan struct{} // permits for views on the primary; nil without replicas
 
 	mu         sync.Mutex
@@ -137,7 +138,7 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	if e := p.topo.current; e != nil {
 		e.capture.stop()
-		p.tasks.Go(func() { closePool(e.node, e.pool, e.socks) })
+		p.tasks.Go(func() { closePool(e.pool) })
 	}
 	for _, n := range p.nodes {
 		n.mu.Lock()
@@ -145,7 +146,7 @@ func (p *Pool) Close() {
 		n.reader = nil
 		n.mu.Unlock()
 		if r != nil {
-			p.tasks.Go(func() { closePool(n, r.Pool, r.socks) })
+			p.tasks.Go(func() { closePool(r) })
 		}
 	}
 	p.leader.Store(nil)
@@ -153,14 +154,15 @@ func (p *Pool) Close() {
 	p.tasks.Wait()
 }
 
-func closePool(n *node, pool *pgxpool.Pool, s *sockets) {
-	n.mu.Lock()
-	up := n.up
-	n.mu.Unlock()
+func closePool(c *connPool) {
+	c.node.mu.Lock()
+	up := c.node.up
+	c.node.mu.Unlock()
 	if !up {
-		s.cutAll() // nobody answers a goodbye there
+		c.socks.cutAll() // nobody answers a goodbye there
 	}
-	pool.Close()
+	c.queue.close()
+	c.Close()
 }
 
 // Ping succeeds if the primary answers a probe now; it takes no connection from the pool, so saturation does not fail it.

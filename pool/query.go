@@ -16,7 +16,7 @@ import (
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	var a attempts
 	for {
-		l, err := p.primary(ctx, &a)
+		l, err := p.primary(ctx, &a, false)
 		if err != nil {
 			return pgconn.CommandTag{}, err
 		}
@@ -31,7 +31,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 // CopyFrom copies rows into a table on the primary, as pgxpool does.
 func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
 	var a attempts
-	l, err := p.primary(ctx, &a)
+	l, err := p.primary(ctx, &a, true)
 	if err != nil {
 		return 0, err
 	}
@@ -78,7 +78,7 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	read := scope != nil && !hasQueryOptions(args) && sqllex.Classify(sql).Read
 	var a attempts
 	for {
-		l, err := p.primary(ctx, &a)
+		l, err := p.primary(ctx, &a, true)
 		if err != nil {
 			return errRows{err}, err
 		}
@@ -114,7 +114,7 @@ func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 // SendBatch sends b to the primary, as pgxpool does. Close the results.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	var a attempts
-	l, err := p.primary(ctx, &a)
+	l, err := p.primary(ctx, &a, true)
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}

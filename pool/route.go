@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/fairlead/fairlead/pool/causal"
 	"github.com/fairlead/fairlead/pool/internal/lsn"
 )
@@ -207,7 +205,7 @@ func (p *Pool) anySystem() uint64 {
 // candidate is a replica that is fresh enough by time.
 type candidate struct {
 	node   *node
-	pool   *pgxpool.Pool
+	pool   *connPool
 	run    identity // of which pos and the freshness are known
 	pos    lsn.Position
 	behind bool
@@ -233,7 +231,7 @@ func (r *read) candidates(d demand) []candidate {
 			(r.opt.MaxStaleness < 0 || !n.fresh.IsZero() && now.Sub(n.fresh) <= r.opt.MaxStaleness) &&
 			(r.scope == nil || n.seen.pos.Timeline == d.timeline)
 		if ok {
-			c.pool = n.reader.Pool
+			c.pool = n.reader
 		}
 		n.mu.Unlock()
 		if ok {
@@ -281,7 +279,7 @@ func (r *read) replica(d demand) (target, bool, error) {
 			continue
 		}
 		c := pick(from)
-		conn, err := c.node.acquire(r.ctx, c.pool)
+		l, err := c.pool.lease(r.ctx, nil, true)
 		if err != nil {
 			if r.ctx.Err() != nil {
 				return target{}, false, r.ctx.Err()
@@ -293,7 +291,7 @@ func (r *read) replica(d demand) (target, bool, error) {
 			r.tried = append(r.tried, c.node)
 			continue
 		}
-		t := target{lease: newLease(c.node, nil, conn), tag: d.tag, bound: need, guard: guard}
+		t := target{lease: l, tag: d.tag, bound: need, guard: guard}
 		t.guard = t.guard || c.unproven(t.state.id, need)
 		return t, true, nil
 	}
@@ -379,7 +377,7 @@ func (r *read) primary(e *epoch, d demand) (target, error) {
 		t.spilled = true
 		p.counts.readsSpilled.Add(1)
 	}
-	c, err := e.node.acquire(r.ctx, e.pool)
+	l, err := e.pool.lease(r.ctx, e, true)
 	if err != nil {
 		if t.spilled {
 			<-p.spill
@@ -387,7 +385,7 @@ func (r *read) primary(e *epoch, d demand) (target, error) {
 		r.tried = append(r.tried, e.node)
 		return target{}, err
 	}
-	t.lease = newLease(e.node, e, c)
+	t.lease = l
 	if p.superseded(e) {
 		t.end()
 		return target{}, fmt.Errorf("%w: %s", errMoved, e.node.name)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fairlead/fairlead/pool/internal/lsn"
 )
@@ -19,8 +18,7 @@ type epoch struct {
 	id       identity
 	timeline uint32
 	tag      string
-	pool     *pgxpool.Pool
-	socks    *sockets
+	pool     *connPool
 	capture  *capture
 }
 
@@ -177,7 +175,7 @@ func (p *Pool) electLocked() {
 
 func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 	t := &p.topo
-	e := &epoch{db: p, number: t.number + 1, node: n, id: o.id, timeline: o.pos.Timeline, tag: o.id.tag(), socks: new(sockets)}
+	e := &epoch{db: p, number: t.number + 1, node: n, id: o.id, timeline: o.pos.Timeline, tag: o.id.tag()}
 	accept := func(id identity, replica bool) error {
 		if id != e.id || replica {
 			return fmt.Errorf("%w: %s", errMoved, n.name)
@@ -185,7 +183,7 @@ func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 		return nil
 	}
 	var err error
-	if e.pool, err = pgxpool.NewWithConfig(p.ctx, n.poolConfig(accept, e.socks)); err != nil {
+	if e.pool, err = n.newConnPool(p.ctx, accept); err != nil {
 		p.opt.log.Error("pool cannot be made", "node", n.name, "error", err)
 		return nil
 	}
@@ -208,11 +206,7 @@ func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 // retire ends an epoch in the background: what is in flight may finish within the grace period.
 func (p *Pool) retire(e *epoch) {
 	e.capture.stop()
-	p.tasks.Go(func() {
-		cut := time.AfterFunc(grace, e.socks.cutAll)
-		defer cut.Stop()
-		e.pool.Close()
-	})
+	p.tasks.Go(func() { e.pool.close(grace) })
 }
 
 // learnForksLocked finds out how much of the older timelines' log is part of e's history: from the server, if the role may
@@ -288,7 +282,6 @@ func (p *Pool) tendReadersLocked() {
 		gone := !n.up && time.Since(n.down) >= grace // for a shorter absence the connections are kept
 		switch {
 		case wanted && n.reader == nil:
-			r := &readerPool{socks: new(sockets)}
 			system := n.seen.id.system
 			accept := func(id identity, _ bool) error {
 				if id.system != system {
@@ -296,8 +289,7 @@ func (p *Pool) tendReadersLocked() {
 				}
 				return nil
 			}
-			var err error
-			if r.Pool, err = pgxpool.NewWithConfig(p.ctx, n.poolConfig(accept, r.socks)); err != nil {
+			if r, err := n.newConnPool(p.ctx, accept); err != nil {
 				p.opt.log.Error("pool cannot be made", "node", n.name, "error", err)
 			} else {
 				n.reader = r
@@ -309,9 +301,7 @@ func (p *Pool) tendReadersLocked() {
 				if gone {
 					r.socks.cutAll() // who waits there has waited long enough
 				}
-				cut := time.AfterFunc(grace, r.socks.cutAll)
-				defer cut.Stop()
-				r.Close()
+				r.close(grace)
 			})
 		}
 		if n.up && !n.seen.primary {

@@ -89,7 +89,7 @@ func TestCandidateOfAnEarlierRun(t *testing.T) {
 }
 
 func newTestReplica(p *Pool) *node {
-	n := &node{db: p, wake: make(chan struct{}, 1), moved: make(chan struct{}), reader: new(readerPool)}
+	n := &node{db: p, wake: make(chan struct{}, 1), moved: make(chan struct{}), reader: new(connPool)}
 	n.up, n.seen = true, observation{id: identity{system: 1, start: 1}, pos: lsn.Position{Timeline: 1, LSN: 100}}
 	p.nodes = append(p.nodes, n)
 	return n

@@ -29,7 +29,7 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 func (p *Pool) begin(ctx context.Context, options pgx.TxOptions) (*tx, error) {
 	var a attempts
 	for {
-		l, err := p.primary(ctx, &a)
+		l, err := p.primary(ctx, &a, true)
 		if err != nil {
 			return nil, err
 		}
