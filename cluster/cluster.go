@@ -105,6 +105,19 @@ func (w Worker) Listener(name string) (net.Listener, error) {
 	return w.w.Listener(name)
 }
 
+// PacketConn returns the packet socket that Options.Listen names so; a second call for the same name is an error. The workers
+// share it: each datagram goes to any one of them, and those that wait in its queue outlive a worker. Closing it ends
+// receiving in this worker only.
+func (w Worker) PacketConn(name string) (net.PacketConn, error) {
+	pw, ok := w.w.(interface {
+		PacketConn(string) (net.PacketConn, error)
+	})
+	if !ok {
+		return nil, fmt.Errorf("cluster: no packet socket %q: the context carries no worker of a cluster", name)
+	}
+	return pw.PacketConn(name)
+}
+
 // Ready reports that the worker serves. Apps that use scale or scale/drain need not call it. Only the first call counts.
 func (w Worker) Ready() {
 	if w.w != nil {

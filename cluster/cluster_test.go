@@ -682,7 +682,7 @@ func TestWrongOptionsAreAllReportedAndExitWith2(t *testing.T) {
 		t.Errorf("exit status %d", code)
 	}
 	want := `cluster: Options.Listen[1].Name = "a": must be unique and not empty
-cluster: Options.Listen[1].Addr = "nonsense": must be host:port or unix:/path
+cluster: Options.Listen[1].Addr = "nonsense": must be host:port, udp:host:port or unix:/path
 cluster: Options.Admin.Addr = ":9090": must be a loopback address, or Admin.Auth be set
 cluster: Options.DrainTimeout = -1s: must be >= 0 (0 means 20s)
 `

@@ -32,7 +32,7 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 		return err
 	}
 	defer door.close()
-	sockets, err := openSockets(o.Listen, 1)
+	sockets, err := openSockets(o.Listen, 0)
 	if err != nil {
 		return err
 	}
@@ -44,6 +44,10 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 	a.w.generation, a.w.id = 1, newInstanceID()
 	a.w.onReady = func() { a.setState(machine.Ready) }
 	for _, s := range sockets {
+		if s.packet != nil {
+			a.w.packets[s.name] = func() (net.PacketConn, error) { return s.packet, nil }
+			continue
+		}
 		a.w.sockets[s.name] = func() (net.Listener, error) { return s.lns[0], nil }
 	}
 	defer a.w.close()

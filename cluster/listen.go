@@ -11,19 +11,33 @@ import (
 	"github.com/fairlead/fairlead/cluster/internal/sys"
 )
 
-// socket is one entry of Options.Listen, bound: one listener, or with ReusePort one a slot.
+// socket is one entry of Options.Listen, bound: a packet socket, one listener, or with ReusePort one a slot.
 type socket struct {
-	name string
-	lns  []net.Listener
-	path string // of a unix socket
+	name   string
+	lns    []net.Listener
+	packet net.PacketConn
+	path   string // of a unix socket whose file is ours
+	shared string // the address of sockets with SO_REUSEPORT, of which there may be more
 }
 
-// openSockets binds everything, or nothing and reports all that failed.
+func (s *socket) close() {
+	for _, ln := range s.lns {
+		ln.Close()
+	}
+	if s.packet != nil {
+		s.packet.Close()
+	}
+}
+
+// openSockets binds everything, or nothing and reports all that failed; 0 slots is this process alone. What systemd has bound already is taken over.
 func openSockets(listen []Listen, slots int) ([]*socket, error) {
 	var sockets []*socket
-	var errs []error
+	passed, errs := passedSockets(listen)
 	for _, l := range listen {
-		s, err := openSocket(l, slots)
+		s, err := passed[l.Name].open(l)
+		if s == nil && err == nil {
+			s, err = openSocket(l, slots)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cluster: listener %q: %w", l.Name, err))
 			continue
@@ -32,9 +46,7 @@ func openSockets(listen []Listen, slots int) ([]*socket, error) {
 	}
 	if len(errs) > 0 {
 		for _, s := range sockets {
-			for _, ln := range s.lns {
-				ln.Close()
-			}
+			s.close()
 		}
 		return nil, errors.Join(errs...)
 	}
@@ -46,31 +58,41 @@ func openSocket(l Listen, slots int) (*socket, error) {
 		ln, err := listenUnix(path)
 		return &socket{name: l.Name, lns: []net.Listener{ln}, path: path}, err
 	}
+	if addr, ok := strings.CutPrefix(l.Addr, "udp:"); ok {
+		c, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			return nil, inUse(err, addr)
+		}
+		return &socket{name: l.Name, packet: c}, nil
+	}
 	plain, err := net.Listen("tcp", l.Addr)
 	if err != nil {
 		return nil, inUse(err, l.Addr)
 	}
-	if !l.ReusePort || !sys.CanReusePort || slots < 2 {
+	if !l.ReusePort || !sys.CanReusePort || slots == 0 {
 		return &socket{name: l.Name, lns: []net.Listener{plain}}, nil
 	}
 	// The plain bind has shown that the address is free: of two supervisors that bind it with SO_REUSEPORT both would
 	// succeed and get half of the connections each.
 	addr := plain.Addr().String()
 	plain.Close()
-	lc := net.ListenConfig{Control: sys.ReusePort}
-	lc.SetMultipathTCP(false) // what steers connections between reuseport sockets does not work over it
-	s := &socket{name: l.Name}
+	s := &socket{name: l.Name, shared: addr}
 	for range slots {
-		ln, err := lc.Listen(context.Background(), "tcp", addr)
+		ln, err := listenShared(addr)
 		if err != nil {
-			for _, ln := range s.lns {
-				ln.Close()
-			}
+			s.close()
 			return nil, inUse(err, addr)
 		}
 		s.lns = append(s.lns, ln)
 	}
 	return s, nil
+}
+
+// listenShared opens one more of the sockets that share addr.
+func listenShared(addr string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: sys.ReusePort}
+	lc.SetMultipathTCP(false) // what steers connections between such sockets does not work over it
+	return lc.Listen(context.Background(), "tcp", addr)
 }
 
 func inUse(err error, addr string) error {

@@ -65,7 +65,8 @@ type Listen struct {
 	// Name is what workers ask for. It must be unique and not empty.
 	Name string
 
-	// Addr is host:port for TCP, or unix:/path. Port 0 is chosen once.
+	// Addr is host:port for TCP, unix:/path, or udp:host:port for a packet socket ([Worker.PacketConn]). Port 0 is chosen
+	// once. A socket of this Name that systemd passes to the service is taken instead, whatever its address.
 	Addr string
 
 	// ReusePort gives each worker slot a socket of its own (SO_REUSEPORT), between which the kernel spreads connections
@@ -96,12 +97,8 @@ func (o Options) validate() error {
 			bad(fmt.Sprintf("Listen[%d].Name", i), fmt.Sprintf("%q", l.Name), "must be unique and not empty")
 		}
 		seen[l.Name] = true
-		if path, ok := strings.CutPrefix(l.Addr, "unix:"); ok {
-			if path == "" {
-				bad(fmt.Sprintf("Listen[%d].Addr", i), fmt.Sprintf("%q", l.Addr), "must be host:port or unix:/path")
-			}
-		} else if _, _, err := net.SplitHostPort(l.Addr); err != nil || strings.HasPrefix(l.Addr, "udp:") {
-			bad(fmt.Sprintf("Listen[%d].Addr", i), fmt.Sprintf("%q", l.Addr), "must be host:port or unix:/path")
+		if !validAddr(l.Addr) {
+			bad(fmt.Sprintf("Listen[%d].Addr", i), fmt.Sprintf("%q", l.Addr), "must be host:port, udp:host:port or unix:/path")
 		}
 	}
 	if a := o.Admin.Addr; a != "" {
@@ -125,6 +122,14 @@ func (o Options) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func validAddr(addr string) bool {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return path != ""
+	}
+	_, _, err := net.SplitHostPort(strings.TrimPrefix(addr, "udp:"))
+	return err == nil
 }
 
 func loopback(host string) bool {

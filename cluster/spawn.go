@@ -29,22 +29,6 @@ type spawner struct {
 	stderr  *output
 }
 
-// boundSocket is a socket as bare descriptors: the supervisor keeps it open and never accepts from it, so arriving
-// connections must not wake it up.
-type boundSocket struct {
-	*socket
-	fds  []int
-	file os.FileInfo // of a unix socket
-}
-
-// of is the socket's listener for a slot, by index.
-func (s *socket) of(slot int) int {
-	if len(s.lns) == 1 {
-		return 0
-	}
-	return slot
-}
-
 func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 	sp := &spawner{opts: o, exes: make(map[int]*sys.Executable), exeErrs: make(map[int]error), devNull: -1}
 	var errs []error
@@ -56,13 +40,8 @@ func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 				errs = append(errs, fmt.Errorf("cluster: listener %q: %w", s.name, err))
 			}
 		}
-		for _, ln := range s.lns {
-			fd, err := sys.Detach(ln)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("cluster: listener %q: %w", s.name, err))
-				continue
-			}
-			b.fds = append(b.fds, fd)
+		if err := b.detach(); err != nil {
+			errs = append(errs, err)
 		}
 		sp.sockets = append(sp.sockets, b)
 	}
@@ -146,7 +125,7 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 	if exe == nil {
 		return nil, sp.exeErrs[w.Version]
 	}
-	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int), Others: make(map[string]map[int]int)}
+	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int), Packets: make(map[string]int), Others: make(map[string]map[int]int)}
 	conn, childConn, err := sys.SocketPair()
 	if err != nil {
 		return nil, err
@@ -168,6 +147,11 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 
 	files := []int{sp.devNull, childOut, childErr, childConn}
 	for _, s := range sp.sockets {
+		if s.packet != nil {
+			cfg.Packets[s.name] = len(files)
+			files = append(files, s.fds[0])
+			continue
+		}
 		cfg.Listeners[s.name] = len(files)
 		own := s.of(w.Slot)
 		files = append(files, s.fds[own])

@@ -40,6 +40,9 @@ type supervisor struct {
 
 	signalled bool // a signal has said to stop
 
+	steered     []int // slots that new connections go to
+	cannotSteer bool
+
 	status atomic.Pointer[status]
 }
 
@@ -256,6 +259,7 @@ func (s *supervisor) publish() {
 		st.ids[id] = p.instanceID
 	}
 	s.status.Store(st)
+	s.steer(servingSlots(st.Status))
 }
 
 // log hands a message to a goroutine that may block where the logger writes.

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"runtime"
@@ -45,7 +47,8 @@ type worker struct {
 	closed   chan struct{}
 
 	mu      sync.Mutex
-	sockets map[string]func() (net.Listener, error) // what Listener has not given away; nil when it has
+	sockets map[string]func() (net.Listener, error)   // what Listener has not given away; nil when it has
+	packets map[string]func() (net.PacketConn, error) // the same of PacketConn
 	checks  []*check
 	sources []*source
 }
@@ -70,6 +73,7 @@ func newWorker(o Options) *worker {
 		onReady: func() {},
 		closed:  make(chan struct{}),
 		sockets: make(map[string]func() (net.Listener, error)),
+		packets: make(map[string]func() (net.PacketConn, error)),
 	}
 }
 
@@ -83,22 +87,25 @@ func (w *worker) Slot() int          { return w.slot }
 func (w *worker) Generation() int    { return w.generation }
 func (w *worker) InstanceID() string { return w.id }
 
-func (w *worker) Listener(name string) (net.Listener, error) {
+func (w *worker) Listener(name string) (net.Listener, error) { return takeSocket(w, w.sockets, name) }
+
+func (w *worker) PacketConn(name string) (net.PacketConn, error) {
+	return takeSocket(w, w.packets, name)
+}
+
+// takeSocket opens the socket of that name, once.
+func takeSocket[S any](w *worker, sockets map[string]func() (S, error), name string) (s S, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	open, ok := w.sockets[name]
+	open, ok := sockets[name]
 	if !ok {
-		names := []string{}
-		for n := range w.sockets {
-			names = append(names, n)
-		}
-		slices.Sort(names)
-		return nil, fmt.Errorf("cluster: no listener %q: Options.Listen has %q", name, names)
+		names := slices.Sorted(maps.Keys(sockets))
+		return s, fmt.Errorf("cluster: no listener %q: of that kind, Options.Listen has %q", name, names)
 	}
 	if open == nil {
-		return nil, fmt.Errorf("cluster: listener %q has been given out already, or closed with the others", name)
+		return s, fmt.Errorf("cluster: listener %q has been given out already, or closed with the others", name)
 	}
-	w.sockets[name] = nil
+	sockets[name] = nil
 	return open()
 }
 
@@ -164,13 +171,18 @@ func (w *worker) close() {
 func (w *worker) closeSockets() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for name, open := range w.sockets {
+	closeUnused(w.sockets)
+	closeUnused(w.packets)
+}
+
+func closeUnused[S io.Closer](sockets map[string]func() (S, error)) {
+	for name, open := range sockets {
 		if open == nil {
 			continue
 		}
-		w.sockets[name] = nil
-		if ln, err := open(); err == nil {
-			ln.Close()
+		sockets[name] = nil
+		if s, err := open(); err == nil {
+			s.Close()
 		}
 	}
 }

@@ -24,6 +24,7 @@ type workerConfig struct {
 	Generation int            `json:"generation"`
 	InstanceID string         `json:"instance_id"`
 	Listeners  map[string]int `json:"listeners"` // name to descriptor
+	Packets    map[string]int `json:"packets"`   // the same for packet sockets
 
 	// Others are the sockets of the other slots, where each has its own: name to slot to descriptor.
 	Others map[string]map[int]int `json:"others"`
@@ -41,6 +42,9 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 	}
 	for _, fd := range cfg.Listeners {
 		syscall.CloseOnExec(fd) // before the app can start a program
+	}
+	for _, fd := range cfg.Packets {
+		syscall.CloseOnExec(fd)
 	}
 	for _, others := range cfg.Others {
 		for _, fd := range others {
@@ -68,6 +72,9 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			adopters = append(adopters, l)
 			return l, nil
 		}
+	}
+	for name, fd := range cfg.Packets {
+		w.packets[name] = func() (net.PacketConn, error) { return sys.InheritedPacketConn(fd) }
 	}
 	r := newReporting(w, conn)
 	w.onReady = r.ready

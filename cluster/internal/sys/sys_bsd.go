@@ -18,6 +18,9 @@ const CanReusePort = false
 // ReusePort is never called where CanReusePort is false.
 func ReusePort(_, _ string, _ syscall.RawConn) error { return nil }
 
+// Steer is never called where CanReusePort is false.
+func Steer(int, []int) error { return nil }
+
 // Subreaper does nothing here: orphans go to init.
 func Subreaper() error { return nil }
 

@@ -8,27 +8,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // A packet socket: what the other side has not read is lost as a whole, never by half.
 const pairType = unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC
-
-// CanReusePort says whether several sockets of one address share its connections evenly.
-const CanReusePort = true
-
-// ReusePort is a Control function for net.ListenConfig.
-func ReusePort(_, _ string, c syscall.RawConn) error {
-	var err error
-	if cerr := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-	}); cerr != nil {
-		return cerr
-	}
-	return err
-}
 
 // Subreaper makes orphaned descendants children of this process.
 func Subreaper() error { return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }

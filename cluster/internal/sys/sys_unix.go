@@ -6,6 +6,7 @@ package sys
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -85,14 +86,21 @@ func BorrowListener(fd int) (net.Listener, error) {
 	return InheritedListener(dup)
 }
 
+// InheritedPacketConn takes over the descriptor of a packet socket.
+func InheritedPacketConn(fd int) (net.PacketConn, error) {
+	f := inherited(fd)
+	defer f.Close()
+	return net.FilePacketConn(f)
+}
+
 func inherited(fd int) *os.File {
 	syscall.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "inherited")
 }
 
-// Detach turns a listener into a bare descriptor, which keeps the socket open but no longer wakes this process up when a
-// connection arrives. The listener is closed; the file of a unix socket stays.
-func Detach(ln net.Listener) (int, error) {
+// Detach turns a listener or packet socket into a bare descriptor, which keeps the socket open but no longer wakes this
+// process up when something arrives. ln is closed; the file of a unix socket stays.
+func Detach(ln io.Closer) (int, error) {
 	defer ln.Close()
 	if u, ok := ln.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false)
