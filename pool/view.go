@@ -21,13 +21,16 @@ import (
 // replication slots, SQL in a string, what ends a transaction or sets its mode) are refused before they are sent:
 // [ErrReadOnlyView] in both cases. A read that fails because its server went away
 // or cancelled it in favour of replay is repeated on another; one that has delivered a row is not.
+//
+// A view that came from [Pool.Auto] is not read-only: what is not a proven read goes to the primary.
 type View struct {
-	db  *Pool
-	opt ReadOptions
+	db   *Pool
+	opt  ReadOptions
+	auto bool
 }
 
 // ReadOnly returns a view with default options.
-func (p *Pool) ReadOnly() View { return View{p, ReadOptions{}.withDefaults()} }
+func (p *Pool) ReadOnly() View { return View{db: p, opt: ReadOptions{}.withDefaults()} }
 
 // With returns the view with other options.
 func (v View) With(o ReadOptions) View {
@@ -56,6 +59,13 @@ func check(sql string) error {
 
 // Query runs a read. Close the rows, or read them to their end.
 func (v View) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if v.auto {
+		return v.autoQuery(ctx, sql, args)
+	}
+	return v.query(ctx, sql, args)
+}
+
+func (v View) query(ctx context.Context, sql string, args []any) (pgx.Rows, error) {
 	if err := check(sql); err != nil {
 		return errRows{err}, err
 	}
@@ -78,13 +88,23 @@ func (v View) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, err
 
 // QueryRow runs a read of at most one row: errors come from Scan.
 func (v View) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, _ := v.Query(ctx, sql, args...)
+	if v.auto {
+		return v.autoQueryRow(ctx, sql, args)
+	}
+	rows, _ := v.query(ctx, sql, args)
 	return row{rows}
 }
 
 // Exec runs a read for its command tag.
 func (v View) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	rows, err := v.Query(ctx, sql, args...)
+	if v.auto {
+		return v.autoExec(ctx, sql, args)
+	}
+	return v.execRead(ctx, sql, args)
+}
+
+func (v View) execRead(ctx context.Context, sql string, args []any) (pgconn.CommandTag, error) {
+	rows, err := v.query(ctx, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -94,6 +114,13 @@ func (v View) Exec(ctx context.Context, sql string, args ...any) (pgconn.Command
 
 // SendBatch sends a batch of reads, which run in one implicit transaction on one server. Close the results.
 func (v View) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	if v.auto {
+		return v.autoBatch(ctx, b)
+	}
+	return v.sendBatch(ctx, b)
+}
+
+func (v View) sendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	for _, q := range b.QueuedQueries {
 		if err := check(q.SQL); err != nil {
 			return pgx.FailedBatchResults(b, err)
@@ -115,8 +142,11 @@ func (v View) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	}
 }
 
-// CopyFrom is refused with [ErrReadOnlyView]; it is here so that a View satisfies interfaces that ask for it.
-func (v View) CopyFrom(context.Context, pgx.Identifier, []string, pgx.CopyFromSource) (int64, error) {
+// CopyFrom is refused with [ErrReadOnlyView], unless the view decides by itself: see [Pool.Auto].
+func (v View) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	if v.auto {
+		return v.db.CopyFrom(ctx, table, columns, rows)
+	}
 	return 0, ErrReadOnlyView
 }
 
@@ -126,6 +156,13 @@ func (v View) Begin(ctx context.Context) (pgx.Tx, error) { return v.BeginTx(ctx,
 // BeginTx starts a read-only transaction on one server. Options that ask for another access mode, or bring a BEGIN of their
 // own, are refused.
 func (v View) BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) {
+	if v.auto {
+		return v.autoBegin(ctx, o)
+	}
+	return v.begin(ctx, o)
+}
+
+func (v View) begin(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error) {
 	if o.AccessMode == pgx.ReadWrite || o.BeginQuery != "" || o.CommitQuery != "" {
 		return nil, ErrReadOnlyView
 	}
