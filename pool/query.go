@@ -107,8 +107,15 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 
 // QueryRow runs sql on the primary, as pgxpool does: errors come from Scan.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	rows, _ := p.Query(ctx, sql, args...)
-	return row{rows}
+	if causal.From(ctx) != nil {
+		rows, _ := p.Query(ctx, sql, args...)
+		return row{rows}
+	}
+	r := &primaryRow{ctx: ctx, sql: sql, args: args}
+	if r.lease, r.err = p.primary(ctx, &r.attempts, false); r.err == nil {
+		r.row = r.lease.conn.Conn().QueryRow(ctx, sql, args...)
+	}
+	return r
 }
 
 // SendBatch sends b to the primary, as pgxpool does. Close the results.

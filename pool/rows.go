@@ -125,6 +125,47 @@ func (r *primaryRows) Values() ([]any, error) {
 	return v, err
 }
 
+// primaryRow is QueryRow's result where no scope has to be told.
+type primaryRow struct {
+	ctx      context.Context
+	lease    lease
+	row      pgx.Row
+	err      error
+	sql      string
+	args     []any
+	attempts attempts
+}
+
+func (r *primaryRow) Scan(dest ...any) error {
+	scanning := false
+	defer func() {
+		if scanning { // a destination has panicked
+			r.lease.end()
+		}
+	}()
+	for {
+		if r.err != nil {
+			return r.err
+		}
+		scanning = true
+		err := r.row.Scan(dest...)
+		scanning = false
+		if err == nil && !r.lease.state.syncCut {
+			r.lease.end()
+			return nil
+		}
+		p := r.lease.node.db
+		err, retry := p.sent(r.ctx, &r.lease, &r.attempts, r.sql, err)
+		if !retry {
+			r.err = err
+			return err
+		}
+		if r.lease, r.err = p.primary(r.ctx, &r.attempts, false); r.err == nil {
+			r.row = r.lease.conn.Conn().QueryRow(r.ctx, r.sql, r.args...)
+		}
+	}
+}
+
 // row is QueryRow's result over Query's.
 type row struct{ rows pgx.Rows }
 

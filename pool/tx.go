@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -111,65 +109,4 @@ func (t *tx) tell(ctx context.Context) {
 			t.db.saw(ctx, s, t.lease.epoch.tag)
 		}
 	}
-}
-
-// TxOptions are those of [Pool.RunTx].
-type TxOptions struct {
-	// IsoLevel, AccessMode and DeferrableMode are as in pgx: the server's default if empty.
-	IsoLevel       pgx.TxIsoLevel
-	AccessMode     pgx.TxAccessMode
-	DeferrableMode pgx.TxDeferrableMode
-	// MaxAttempts bounds how often the function runs. 0 means 5; 1 is once.
-	MaxAttempts int
-	// Idempotent says that the transaction may be applied twice without harm, so that it is repeated even when the answer
-	// to its COMMIT was lost.
-	Idempotent bool
-}
-
-const defaultAttempts = 5
-
-// RunTx runs fn in a transaction on the primary and commits it. If the server rolls it back in favour of others
-// (serialization failure, deadlock), or its connection is lost before COMMIT was sent, all of it runs again, after a short
-// random pause, while ctx and MaxAttempts allow: so fn must have no effects but those on tx. A COMMIT whose answer was lost
-// is [ErrOutcomeUnknown] and is not repeated, unless Idempotent is set; nor is fn after it committed tx itself.
-func (p *Pool) RunTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error, options TxOptions) error {
-	if options.MaxAttempts < 0 {
-		return fmt.Errorf("pool: TxOptions.MaxAttempts = %d: must be >= 0 (0 means %d)", options.MaxAttempts, defaultAttempts)
-	}
-	most := options.MaxAttempts
-	if most == 0 {
-		most = defaultAttempts
-	}
-	begin := pgx.TxOptions{IsoLevel: options.IsoLevel, AccessMode: options.AccessMode, DeferrableMode: options.DeferrableMode}
-	for n := 1; ; n++ {
-		err, again := p.runTx(ctx, fn, begin, options.Idempotent)
-		if err == nil || !again || n >= most || ctx.Err() != nil {
-			return err
-		}
-		p.counts.retries.Add(1)
-		pause := time.Duration(rand.Int64N(int64(min(5*time.Millisecond<<n, 200*time.Millisecond))))
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-func (p *Pool) runTx(ctx context.Context, fn func(context.Context, pgx.Tx) error, o pgx.TxOptions, idempotent bool) (_ error, again bool) {
-	t, err := p.begin(ctx, o)
-	if err != nil {
-		return err, false // it has waited for a primary already
-	}
-	defer t.Rollback(context.WithoutCancel(ctx)) // after a panic too
-	if err := fn(ctx, t); err != nil {
-		lost := t.lease.conn != nil && t.lease.conn.Conn().IsClosed()
-		return err, !t.applied && (isConflict(err) || lost)
-	}
-	if t.lease.conn == nil { // fn has ended it itself
-		return nil, false
-	}
-	lost := t.lease.conn.Conn().IsClosed()
-	err = t.Commit(ctx)
-	return err, isConflict(err) || unsent(err) || lost || idempotent && errors.Is(err, ErrOutcomeUnknown)
 }
