@@ -170,9 +170,14 @@ func (d *drainer) run(ctx context.Context, servers []Server) error {
 	}
 
 	done := make(chan served, len(servers))
+	// Before any of them runs: serving sets the TLSConfig of an http.Server, and one may serve several listeners.
+	secure := make([]bool, len(servers))
+	for i, s := range servers {
+		secure[i] = s.http != nil && hasCertificates(s.http.TLSConfig)
+	}
 	for i, s := range servers {
 		go func() {
-			err := s.run(lns[i])
+			err := s.run(lns[i], secure[i])
 			if lns[i].stopped.Load() || errors.Is(err, http.ErrServerClosed) {
 				err = nil
 			}
@@ -265,11 +270,11 @@ func (d *drainer) run(ctx context.Context, servers []Server) error {
 	return errors.Join(errs...)
 }
 
-func (s Server) run(ln net.Listener) error {
-	if s.http == nil {
+func (s Server) run(ln net.Listener, secure bool) error {
+	switch {
+	case s.http == nil:
 		return s.serve(ln)
-	}
-	if c := s.http.TLSConfig; hasCertificates(c) {
+	case secure:
 		return s.http.ServeTLS(ln, "", "")
 	}
 	return s.http.Serve(ln)

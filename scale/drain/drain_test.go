@@ -468,6 +468,31 @@ func TestTLSAndHTTP2(t *testing.T) {
 	}
 }
 
+func TestOneServerOnSeveralListeners(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	srv := &http.Server{Handler: http.HandlerFunc(ok)}
+	var addrs []string
+	var servers []Server
+	for range 4 {
+		ln := listen(t)
+		addrs = append(addrs, ln.Addr().String())
+		servers = append(servers, HTTP(srv, ln))
+	}
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, Options{IdleGrace: time.Millisecond}, servers...) }()
+	for _, a := range addrs {
+		c := dial(t, a)
+		io.WriteString(c, get)
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 200 {
+			t.Errorf("%v, %v", resp, err)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCustomServer(t *testing.T) {
 	ln := listen(t)
 	ctx, stop := context.WithCancel(t.Context())
