@@ -101,6 +101,24 @@ func (b *boundSocket) steer(live []int) error {
 	return sys.Steer(b.fds[0], places)
 }
 
+// conditionOf is what systemd may know of a status.
+func conditionOf(st machine.Status) condition {
+	ready, gone := len(servingSlots(st)), true
+	for _, slot := range st.Slots {
+		gone = gone && len(slot.Workers) == 0
+	}
+	c := condition{ready: st.Booted, stopping: st.Stopping}
+	switch {
+	case st.Stopping && gone:
+		c.text = "stopped"
+	case st.Stopping:
+		c.text = "stopping"
+	default:
+		c.text = fmt.Sprintf("%d of %d workers ready", ready, len(st.Slots))
+	}
+	return c
+}
+
 // steer tells the kernel which slots serve, when that has changed.
 func (s *supervisor) steer(live []int) {
 	if slices.Equal(live, s.steered) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,8 @@ type alone struct {
 	cancel   context.CancelCauseFunc
 	state    atomic.Pointer[machine.State]
 	stopping atomic.Bool
+	mu       sync.Mutex
+	tell     func(condition)
 }
 
 var _ controlled = (*alone)(nil)
@@ -40,6 +43,9 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 	defer cancel(ErrDraining)
 
 	a := &alone{w: newWorker(o), cancel: cancel}
+	n := newNotifier(a.Alive)
+	defer n.close()
+	a.tell = n.tell
 	a.setState(machine.Starting)
 	a.w.generation, a.w.id = 1, newInstanceID()
 	a.w.onReady = func() { a.setState(machine.Ready) }
@@ -61,6 +67,7 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 		defer end(ErrDraining)
 		stop := context.AfterFunc(ctx, func() {
 			a.stopping.Store(true)
+			a.notify()
 			end(ErrDraining)
 		})
 		defer stop()
@@ -82,7 +89,24 @@ func runInProcess(ctx context.Context, app func(context.Context) error, o Option
 	}
 }
 
-func (a *alone) setState(s machine.State) { a.state.Store(&s) }
+func (a *alone) setState(s machine.State) {
+	a.state.Store(&s)
+	a.notify()
+}
+
+func (a *alone) notify() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := condition{ready: *a.state.Load() == machine.Ready, stopping: a.stopping.Load()}
+	c.text = "ready"
+	switch {
+	case c.stopping:
+		c.text = "stopping"
+	case !c.ready:
+		c.text = "starting"
+	}
+	a.tell(c)
+}
 
 func (a *alone) Alive(context.Context) error { return nil }
 

@@ -108,6 +108,10 @@ func service(ctx context.Context) error {
 		rw.Header().Set("Worker", w.InstanceID())
 		fmt.Fprintf(rw, "%d %d %d %s", w.Slot(), w.Generation(), os.Getpid(), behavior)
 	})
+	mux.HandleFunc("/env", func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, os.Environ()) })
+	if c, err := w.PacketConn("packets"); err == nil {
+		go echo(c)
+	}
 	srv := &http.Server{Handler: mux}
 	for _, name := range strings.Split(os.Getenv("CLUSTER_TEST_LISTENERS"), ",") {
 		ln, err := w.Listener(name)
@@ -126,6 +130,18 @@ func service(ctx context.Context) error {
 	err := drain.Serve(ctx, drain.Options{}, servers...)
 	<-told
 	return err
+}
+
+// echo answers packets until its socket is closed.
+func echo(c net.PacketConn) {
+	b := make([]byte, 1500)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		c.WriteTo(append([]byte("echo "), b[:n]...), from)
+	}
 }
 
 const backstop = 60 * time.Second
@@ -193,6 +209,12 @@ func launchAs(t *testing.T, o cluster.Options, behavior string) *instance {
 
 func launchProgram(t *testing.T, o cluster.Options, exe, behavior string) *instance {
 	t.Helper()
+	return launchWith(t, o, exec.Command(exe), behavior, nil)
+}
+
+// launchWith starts cmd, which becomes a service, with files as its descriptors 3 and up.
+func launchWith(t *testing.T, o cluster.Options, cmd *exec.Cmd, behavior string, files []*os.File) *instance {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "cl")
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +233,7 @@ func launchProgram(t *testing.T, o cluster.Options, exe, behavior string) *insta
 	}}
 	var names []string
 	for _, l := range o.Listen {
-		if l.Name != "unused" {
+		if l.Name != "unused" && !strings.HasPrefix(l.Addr, "udp:") {
 			names = append(names, l.Name)
 		}
 		if l.Name == "http" {
@@ -225,7 +247,8 @@ func launchProgram(t *testing.T, o cluster.Options, exe, behavior string) *insta
 		t.Fatal(err)
 	}
 	s.behave(behavior)
-	s.cmd = exec.Command(exe)
+	s.cmd = cmd
+	s.cmd.ExtraFiles = files
 	// GORACE: else a process that is built with -race sleeps for a second at its end.
 	s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "CLUSTER_TEST_SERVICE="+string(setup), "CLUSTER_TEST_BEHAVIOR="+s.file("behavior"),
 		"CLUSTER_TEST_LISTENERS="+strings.Join(names, ","))

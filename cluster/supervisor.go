@@ -42,6 +42,7 @@ type supervisor struct {
 
 	steered     []int // slots that new connections go to
 	cannotSteer bool
+	notifier    *notifier
 
 	status atomic.Pointer[status]
 }
@@ -93,6 +94,7 @@ func supervise(ctx context.Context, o Options) error {
 		byPID:   make(map[int]int),
 		ops:     make(map[string]func(error)),
 	}
+	s.notifier = newNotifier(s.Alive)
 	s.publish()
 	logged := make(chan struct{})
 	go s.writeLogs(logged)
@@ -101,6 +103,7 @@ func supervise(ctx context.Context, o Options) error {
 	err = s.run(ctx, signals, children)
 
 	close(s.done)
+	s.notifier.close()
 	sp.close()
 	close(s.logs)
 	select {
@@ -260,6 +263,7 @@ func (s *supervisor) publish() {
 	}
 	s.status.Store(st)
 	s.steer(servingSlots(st.Status))
+	s.notifier.tell(conditionOf(st.Status))
 }
 
 // log hands a message to a goroutine that may block where the logger writes.
