@@ -37,6 +37,9 @@ type Check struct {
 	Error string `json:"error,omitempty"` // "" means it passed
 }
 
+// NotChecked is the error of a check that has not ended once.
+const NotChecked = "not checked yet"
+
 // Snapshot is the answer of /api/snapshot.
 type Snapshot struct {
 	Time     time.Time          `json:"time"`

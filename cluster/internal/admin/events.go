@@ -80,7 +80,7 @@ func workerEvents(before, now Snapshot, say sayFunc) {
 			if !known {
 				say(warn, "worker", "slot %d waits before its next start", w.Slot)
 			}
-		case !known && serving[w.Slot]:
+		case !known && serving[w.Slot] && !told[w.Slot]:
 			say(fine, "reload", "slot %d: generation %d starts beside the one that serves", w.Slot, w.Generation)
 			if w.State == "ready" {
 				say(fine, "worker", "slot %d: generation %d is ready", w.Slot, w.Generation)
@@ -127,6 +127,8 @@ func checkEvents(before, now Snapshot, say sayFunc) {
 	for _, c := range now.Checks {
 		old, known := was[key{c.Slot, c.Name}]
 		switch {
+		case c.Error == NotChecked || old == NotChecked:
+			// A new worker's, which goes on in time.
 		case c.Error != "" && old == "" && known:
 			say(bad, "check", "slot %d: check %s fails: %s", c.Slot, c.Name, c.Error)
 		case c.Error == "" && old != "":
@@ -140,6 +142,7 @@ type stateRule struct {
 	name   string
 	kind   string
 	states func(v float64) string // of a level: what it is in; "" is how it should be
+	detail func(v float64) string // what the verdict adds to it
 	grew   string                 // of a counter
 	back   string                 // of a level: what it says when it is as it should be again
 	level  level
@@ -164,7 +167,7 @@ var stateRules = []stateRule{
 	{name: "fairlead.pool.failover", kind: "pool", level: warn, grew: "has another primary, or the old one restarted"},
 	{name: "fairlead.pool.primary.missing", kind: "pool", level: bad, back: "has a primary", states: when(nonzero, "has no primary")},
 	{name: "fairlead.pool.node.up", kind: "pool", level: bad, back: "is up", states: when(zero, "is down")},
-	{name: "fairlead.pool.replica.lag", kind: "pool", level: warn, back: "has caught up", states: when(lagging, "lags")},
+	{name: "fairlead.pool.replica.lag", kind: "pool", level: warn, back: "has caught up", states: when(lagging, "lags"), detail: func(v float64) string { return " by " + duration(v) }},
 	{name: "fairlead.cache.connected", kind: "cache", level: warn, back: "hears invalidations", states: when(zero, "does not hear invalidations")},
 	{name: "fairlead.ratelimit.store_down", kind: "limit", level: warn, back: "has its store back", states: when(nonzero, "decides without its store")},
 }

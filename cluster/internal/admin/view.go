@@ -94,7 +94,7 @@ func (v *view) judge(now Snapshot, f figures, last point) {
 		say(warn, "%d of %d slots have no ready worker", len(slots)-trues(ready), len(slots))
 	}
 	for _, c := range now.Checks {
-		if c.Error != "" {
+		if c.Error != "" && c.Error != NotChecked {
 			say(bad, "check %s fails in slot %d", c.Name, c.Slot)
 		}
 	}
@@ -103,7 +103,11 @@ func (v *view) judge(now Snapshot, f figures, last point) {
 			continue
 		}
 		for _, s := range f.now[r.name] {
-			if state := r.states(s.Value); state != "" {
+			state := r.states(s.Value)
+			if state != "" && r.detail != nil {
+				state += r.detail(s.Value)
+			}
+			if state != "" {
 				say(r.level, "%s %s", subject(s), state)
 			}
 		}
