@@ -28,6 +28,10 @@ type PostgresOptions struct {
 	// called once a server, by the first CreateDatabase, with the URL of an empty
 	// database on the primary, and must have closed its connections when it returns.
 	Template func(ctx context.Context, url string) error
+
+	// NewSystem gives the nodes a system identifier of their own, which takes a second.
+	// Without it all servers of a process begin as copies of one and share it.
+	NewSystem bool
 }
 
 // Postgres is a PostgreSQL primary with its replicas. Its methods are safe for
@@ -78,7 +82,16 @@ func StartPostgres(ctx context.Context, options PostgresOptions) (*Postgres, err
 func (p *Postgres) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := p.home.initdb.do(func() error { return initdb(ctx, p.binaries, p.home.dir) }); err != nil {
+	files := filepath.Join(p.home.dir, templateDir)
+	var err error
+	if p.options.NewSystem {
+		if files, err = p.home.mkdir(templateDir); err == nil {
+			err = initdb(ctx, p.binaries, files)
+		}
+	} else {
+		err = p.home.initdb.do(func() error { return initdb(ctx, p.binaries, files) })
+	}
+	if err != nil {
 		return fmt.Errorf("testenv: %w", err)
 	}
 	for i := range 1 + p.options.Replicas {
@@ -103,7 +116,7 @@ func (p *Postgres) start(ctx context.Context) error {
 	var group errgroup.Group
 	for _, n := range p.nodes() {
 		group.Go(func() error {
-			if err := copyTree(filepath.Join(p.home.dir, templateDir), n.dir); err != nil {
+			if err := copyTree(files, n.dir); err != nil {
 				return fmt.Errorf("testenv: %s: %w", n.name, err)
 			}
 			return n.Start(ctx)
@@ -223,12 +236,12 @@ func PostgresURL(addr, database string) string {
 	return u.String()
 }
 
-// templateDir is the directory below home that initdb filled.
+// templateDir is the directory below home that initdb filled; those of systems of
+// their own are numbered.
 const templateDir = "initdb"
 
-// initdb makes the files that all nodes of all servers start from.
-func initdb(ctx context.Context, bin postgresBinaries, home string) error {
-	dir := filepath.Join(home, templateDir)
+// initdb makes the files that nodes start from.
+func initdb(ctx context.Context, bin postgresBinaries, dir string) error {
 	if err := os.RemoveAll(dir); err != nil { // of a failed attempt
 		return err
 	}
