@@ -20,6 +20,8 @@ const (
 type DurationHistogram struct {
 	counts [numBuckets]atomic.Uint64
 	sum    atomic.Int64 // nanoseconds
+
+	exported *exported // nil: not to OpenTelemetry
 }
 
 // Record counts d; negative counts as 0.
@@ -27,6 +29,9 @@ func (h *DurationHistogram) Record(d time.Duration) {
 	d = max(d, 0)
 	h.counts[bucketOf(uint64(d))].Add(1)
 	h.sum.Add(int64(d))
+	if h.exported != nil {
+		h.exported.record(d)
+	}
 }
 
 // Snapshot returns what was recorded. Concurrent records may be in the sum and not yet in the counts, or the reverse.

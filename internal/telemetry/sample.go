@@ -32,7 +32,7 @@ type Attr struct {
 type Sample struct {
 	Name    string   `json:"name"` // dotted, as in OpenTelemetry: "fairlead.cache.gets"
 	Kind    Kind     `json:"kind"`
-	Unit    string   `json:"unit,omitempty"` // "s" for seconds, which a histogram's always are; empty for counts and ratios
+	Unit    string   `json:"unit,omitempty"` // "s" for seconds, which a histogram's always are, "By" for bytes; empty for counts and ratios
 	Attrs   []Attr   `json:"attrs,omitempty"`
 	Value   float64  `json:"value,omitempty"`
 	Buckets *Buckets `json:"buckets,omitempty"` // Kind Histogram only
@@ -42,7 +42,7 @@ type Sample struct {
 //
 //	metric:"name,kind[,key=value...]"
 //
-// Values may be of any integer, unsigned, float or bool type, a time.Duration (reported in seconds) or Buckets. A field of
+// The key "unit" is no attribute: it names the unit as UCUM does, "By" for bytes. Values may be of any integer, unsigned, float or bool type, a time.Duration (reported in seconds) or Buckets. A field of
 // struct type without a tag is descended into. attrs are added to every sample, before those of the tag. A malformed tag
 // panics: it is a fault in the program text, which the component's own tests meet first.
 func Samples(stats any, attrs ...Attr) iter.Seq[Sample] {
@@ -162,6 +162,10 @@ func parseTag(tag string, t reflect.Type) (field, error) {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
 			return field{}, fmt.Errorf("%q must be key=value", p)
+		}
+		if k == "unit" {
+			f.unit = v
+			continue
 		}
 		f.attrs = append(f.attrs, Attr{k, v})
 	}

@@ -220,3 +220,32 @@ func BenchmarkRecord(b *testing.B) {
 		h.Record(3 * time.Millisecond)
 	}
 }
+
+func TestTextNamesUnitsAndHelps(t *testing.T) {
+	type sizes struct {
+		Heap    uint64        `metric:"x.heap,gauge,unit=By"`
+		Threads int           `metric:"x.thread.count,gauge"`
+		Wait    time.Duration `metric:"x.wait,max"`
+		Gets    int           `metric:"http.server.active_requests,gauge"`
+	}
+	var b bytes.Buffer
+	if err := WriteText(&b, Merge(slices.Collect(Samples(sizes{Heap: 5, Threads: 2, Wait: time.Second, Gets: 1})))); err != nil {
+		t.Fatal(err)
+	}
+	want := `# HELP http_server_active_requests Requests being served.
+# TYPE http_server_active_requests gauge
+http_server_active_requests 1
+# HELP x_heap_bytes The application's x.heap.
+# TYPE x_heap_bytes gauge
+x_heap_bytes 5
+# HELP x_threads The application's x.thread.count.
+# TYPE x_threads gauge
+x_threads 2
+# HELP x_wait_seconds The application's x.wait.
+# TYPE x_wait_seconds gauge
+x_wait_seconds 1
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}

@@ -18,7 +18,8 @@ const (
 )
 
 // WriteText writes samples, sorted as Merge leaves them, in the Prometheus text format 0.0.4. Dots become underscores, counters
-// end in _total and durations in _seconds.
+// end in _total, durations in _seconds and sizes in _bytes; a level called count is a plural, because the format keeps _count
+// for histograms.
 func WriteText(w io.Writer, samples []Sample) error {
 	b := bufio.NewWriter(w)
 	last := ""
@@ -26,6 +27,7 @@ func WriteText(w io.Writer, samples []Sample) error {
 		name := textName(s)
 		if name != last {
 			last = name
+			b.WriteString("# HELP " + name + " " + helpText(s.Name) + "\n")
 			b.WriteString("# TYPE " + name + " " + textType(s.Kind) + "\n")
 		}
 		if s.Kind == Histogram {
@@ -72,14 +74,28 @@ func writeLine(b *bufio.Writer, name string, attrs []Attr, le string, value floa
 	b.WriteByte('\n')
 }
 
+// helpText is never empty, which would be a fault of the page in the eyes of its linters.
+func helpText(name string) string {
+	if d := Describe(name); d != "" {
+		return d
+	}
+	return "The application's " + strings.NewReplacer("\\", "", "\n", " ").Replace(name) + "."
+}
+
 var labelEscaper = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
 
 func textName(s Sample) string {
 	name := textLabel(s.Name)
+	if base, ok := strings.CutSuffix(name, "_count"); ok && s.Kind != Histogram {
+		name = base + "s"
+	}
 	if (s.Unit == "s" || s.Kind == Histogram) && !strings.HasSuffix(name, "_seconds") {
 		name += "_seconds"
+	}
+	if s.Unit == "By" && !strings.HasSuffix(name, "_bytes") {
+		name += "_bytes"
 	}
 	if s.Kind == Counter {
 		name += "_total"
