@@ -213,17 +213,17 @@ func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	}
 	c, e := l.conn, l.epoch
 	n := l.node
-	var resolve func(string)
+	var wrote func()
 	if s := causal.From(ctx); s != nil {
-		resolve = s.Domain(e.tag).Pending()
+		wrote = e.pending(s)
 	}
 	l.state.release = func(conn *pgx.Conn) {
 		l.pool.forsake(conn)
 		l.pool.queue.give(l.slot)
 		n.inUse.Add(-1)
 		l.state.syncCut = false
-		if resolve != nil {
-			e.capture.after(resolve)
+		if wrote != nil {
+			wrote()
 		}
 	}
 	return c, nil

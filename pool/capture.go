@@ -197,7 +197,7 @@ func (c *capture) one(ctx context.Context, conn *pgconn.PgConn, sql string) ([]s
 // wrote makes the scope of ctx, if there is one, demand everything that the epoch's primary has committed by now.
 func (e *epoch) wrote(s *causal.Scope) {
 	if s != nil {
-		e.capture.after(s.Domain(e.tag).Pending())
+		e.pending(s)()
 	}
 }
 
@@ -208,7 +208,11 @@ func (p *Pool) saw(ctx context.Context, s *causal.Scope, tag string) {
 		return
 	}
 	position := ""
-	if e := p.leader.Load(); e != nil && e.tag == tag {
+	e := p.leader.Load()
+	if e != nil && e.tag == tag && e.blind {
+		return
+	}
+	if e != nil && e.tag == tag {
 		got := make(chan string, 1)
 		e.capture.after(func(position string) { got <- position })
 		timer := time.NewTimer(probeTimeout)

@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fairlead/fairlead/pool/internal/dialgate"
 )
 
 // identity is one run of one server: it ends with a restart.
@@ -95,6 +97,7 @@ func (n *node) poolConfig(accept func(identity, bool) error, of *connPool) *pgxp
 		defer cancel()
 		id, replica, err := identify(ctx, conn.PgConn())
 		if err == nil {
+			n.met(id)
 			err = accept(id, replica)
 		}
 		if err != nil {
@@ -124,6 +127,7 @@ func (n *node) poolConfig(accept func(identity, bool) error, of *connPool) *pgxp
 
 // dial opens a connection of the pool's own, outside of MaxConns, without the application's tracer.
 func (n *node) dial(ctx context.Context) (*pgconn.PgConn, error) {
+	ctx = dialgate.Urgent(ctx)
 	c := n.config.ConnConfig.Copy()
 	c.Tracer, c.OnNotice = nil, nil
 	if n.config.BeforeConnect != nil {

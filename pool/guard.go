@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,10 +28,24 @@ const afterSQL = `select pg_is_in_recovery(),
 	(select received_tli from pg_stat_wal_receiver)`
 
 func (t *target) guardSQL() string {
-	if t.guard {
+	switch {
+	case t.blind:
+	case t.several:
+		return manySQL
+	case t.guard:
 		return guardSQL
 	}
 	return freeSQL
+}
+
+// tracks says that the scope has to learn what a read on t has seen.
+func (r *read) tracks(t *target) bool { return r.scope != nil && !t.blind }
+
+// ailed notes that a replica failed a read.
+func (t *target) ailed() {
+	if t.epoch == nil {
+		t.node.ailed()
+	}
 }
 
 // errLost: the connection ended during a read.
@@ -55,7 +70,12 @@ func (g *guardRow) judge(r *read, t *target) error {
 		r.tried = append(r.tried, t.node)
 		return errRole
 	}
-	if t.epoch != nil || !t.guard {
+	switch {
+	case t.epoch != nil, t.blind:
+		return nil
+	case t.several:
+		return g.judgeMany(r, t)
+	case !t.guard:
 		return nil
 	}
 	var at lsn.Position
@@ -93,10 +113,12 @@ func (r *read) fail(t *target, err error) error {
 	lost := t.end()
 	if lost && !reported(err) && r.ctx.Err() == nil {
 		r.tried = append(r.tried, t.node)
+		t.ailed()
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	if isConflict(err) {
 		r.tried = append(r.tried, t.node)
+		t.ailed()
 	}
 	return err
 }
@@ -111,7 +133,7 @@ func (r *read) query(t target, sql string, args []any) (pgx.Rows, error) {
 	b := &pgx.Batch{}
 	b.Queue(t.guardSQL())
 	b.Queue(sql, args...)
-	if r.scope != nil {
+	if r.tracks(&t) {
 		b.Queue(afterSQL)
 	}
 	rows.batch = conn.SendBatch(r.ctx, b)
@@ -201,7 +223,7 @@ func (v *viewRows) Close() {
 	}
 	v.ended = true
 	r := v.read
-	known := r.scope == nil
+	known := !r.tracks(&v.target)
 	switch {
 	case v.batch != nil:
 		if !known && v.Rows.Err() == nil {
@@ -224,6 +246,11 @@ func (t *target) count() {
 	t.node.reads.Add(1)
 	if t.epoch == nil {
 		t.node.db.counts.readsReplica.Add(1)
+		now := time.Now()
+		t.node.mu.Lock()
+		t.node.health.took(now.Sub(t.began), now)
+		t.node.health.succeeded(now)
+		t.node.mu.Unlock()
 	} else {
 		t.node.db.counts.readsPrimary.Add(1)
 	}
@@ -242,9 +269,14 @@ func (t *target) after(r *read, row pgx.Row) bool {
 		return false
 	}
 	var at lsn.Position
-	if t.epoch != nil {
+	switch {
+	case t.epoch != nil:
 		at = lsn.Position{Timeline: t.epoch.timeline, LSN: l}
-	} else {
+	case t.several: // the server was on that timeline before
+		if at = (lsn.Position{Timeline: t.shown.Timeline, LSN: l}); timeline != nil && *timeline != at.Timeline {
+			return false
+		}
+	default:
 		shown, ok := t.node.raise(t.state.id, l, received(timeline))
 		if !ok {
 			return false
@@ -281,7 +313,7 @@ func (r *read) batch(t target, b *pgx.Batch) (pgx.BatchResults, error) {
 		all.QueuedQueries = append(all.QueuedQueries, &pgx.QueuedQuery{SQL: q.SQL, Arguments: q.Arguments, Fn: q.Fn})
 	}
 	v := &viewBatch{read: r, target: t, left: len(b.QueuedQueries)}
-	if r.scope != nil {
+	if r.tracks(&t) {
 		all.Queue(afterSQL).QueryRow(func(row pgx.Row) error {
 			v.known = v.target.after(r, row)
 			return nil
@@ -352,7 +384,7 @@ func (v *viewBatch) Close() error {
 	v.ended = true
 	v.err = cancelled(v.read.ctx, readError(v.BatchResults.Close()))
 	v.target.end()
-	if r := v.read; r.scope != nil && !v.known {
+	if r := v.read; r.tracks(&v.target) && !v.known {
 		r.db.saw(r.ctx, r.scope, v.target.tag)
 	}
 	return v.err

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/fairlead/fairlead/pool/internal/dialgate"
 	"github.com/fairlead/fairlead/pool/internal/lsn"
 )
 
@@ -20,6 +22,7 @@ type node struct {
 	name   string
 	config *pgxpool.Config
 	wake   chan struct{} // a probe is wanted now
+	gate   *dialgate.Gate
 
 	inUse   atomic.Int64 // by this package's callers
 	waiting atomic.Int64
@@ -35,6 +38,12 @@ type node struct {
 	down   time.Time     // since when, if it is down
 	moved  chan struct{} // closed when pos has grown
 	follow int           // reads waiting for pos to grow
+	health health
+
+	stranger  identity // the last other server that a connection led to
+	strangeAt time.Time
+	several   bool // the address hides several servers: each connection has to speak for itself
+	looked    bool // for what New warns of
 }
 
 // observation is what a probe found.
@@ -45,6 +54,7 @@ type observation struct {
 	at      time.Time // before the probe was sent
 	took    time.Duration
 	sure    bool // a replica's pos.Timeline is the one that it receives
+	blind   bool // the service has no positions
 }
 
 // The timeline of a replica is the one it receives; without the right to see that (pg_monitor), or without a receiver, the
@@ -59,10 +69,22 @@ const probeSQL = `select system_identifier::text, (extract(epoch from pg_postmas
 	(select received_tli from pg_stat_wal_receiver)::text
 	from pg_control_system()`
 
+// blindProbeSQL is for services that refuse to tell positions.
+const blindProbeSQL = `select system_identifier::text, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text,
+	pg_is_in_recovery()::text, '', '0', '' from pg_control_system()`
+
 const followSQL = `select pg_last_wal_replay_lsn()::text, (select received_tli from pg_stat_wal_receiver)::text`
 
 func newNode(db *Pool, c *pgxpool.Config) *node {
-	return &node{db: db, name: address(c), config: c, wake: make(chan struct{}, 1), moved: make(chan struct{})}
+	n := &node{db: db, name: address(c), config: c, wake: make(chan struct{}, 1), moved: make(chan struct{})}
+	conns := int(c.MaxConns)
+	n.gate = dialgate.New(dialgate.Options{Concurrency: dialsAtOnce, Burst: 2*conns + 16, Rate: float64(5*conns + 20),
+		MaxBackoff: probeInterval})
+	dial := c.ConnConfig.DialFunc
+	c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return n.gate.Dial(ctx, func() (net.Conn, error) { return dial(ctx, network, addr) })
+	}
+	return n
 }
 
 // kick asks for a probe now.
@@ -139,6 +161,10 @@ func (n *node) probe(ctx context.Context, conn *pgconn.PgConn) *pgconn.PgConn {
 		if err == nil {
 			o.at = time.Now()
 			row, err = oneRow(ctx, conn, probeSQL)
+			if code := pgCode(err); code == "0A000" || code == "55000" {
+				o.blind = true
+				row, err = oneRow(ctx, conn, blindProbeSQL)
+			}
 			o.took = time.Since(o.at)
 		}
 		if err == nil {
@@ -146,6 +172,7 @@ func (n *node) probe(ctx context.Context, conn *pgconn.PgConn) *pgconn.PgConn {
 		}
 		if err == nil {
 			n.db.observe(n, o)
+			n.look(ctx, conn)
 			return conn
 		}
 		if conn != nil {

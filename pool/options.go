@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,19 @@ type Options struct {
 	// FailoverTimeout bounds how long a call waits for a primary (a view: for any server) before it fails with
 	// [ErrNoPrimary] (a view: [ErrStale]). 0 means 5s; negative does not wait.
 	FailoverTimeout time.Duration
+	// Leader, if set, says which server is the primary, as host:port, or "" if there is none: a cloud's API, Patroni's. It is
+	// asked as often as servers are probed, within a second. It outranks what the pool finds out, where two servers claim to
+	// be the primary for example, but the server it names must answer, not be in recovery and not be on an older timeline
+	// than has been seen. While it fails its last answer holds; before the first the pool decides by itself. It is called by
+	// one goroutine at a time, and not after Close.
+	Leader func(ctx context.Context) (addr string, err error)
+	// System is the identifier of the system that all servers have to belong to, as pg_controldata shows it. 0 means that
+	// of the first primary; if none of its servers has answered for 30s and another system's primary does, that one is taken
+	// for its successor (a restored backup, say), with an error in the log.
+	System uint64
+	// StickyFor is for services that have no positions to ask for (Aurora): how long reads of a scope that has written go to
+	// the primary. It must exceed the replicas' lag: unlike a position it proves nothing. 0 means 5s.
+	StickyFor time.Duration
 	// Logger receives roles, failovers and degradations; nil is slog.Default().
 	Logger *slog.Logger
 }
@@ -40,11 +54,13 @@ const (
 	defaultName            = "postgres"
 	defaultAcquireTimeout  = time.Second
 	defaultFailoverTimeout = 5 * time.Second
+	defaultStickyFor       = 5 * time.Second
 
 	connectTimeout = 2 * time.Second        // of a dial with TLS and authentication, unless the URL has its own
 	probeTimeout   = time.Second            // a server that does not answer for this long is down
 	probeInterval  = 500 * time.Millisecond // steady
 	suspectDelay   = 100 * time.Millisecond // while there is no primary, or the server is down
+	dialsAtOnce    = 8                      // to one server
 )
 
 // settled is Options with every default in place.
@@ -52,6 +68,10 @@ type settled struct {
 	name            string
 	acquireTimeout  time.Duration // 0: none
 	failoverTimeout time.Duration
+	stickyFor       time.Duration
+	leader          func(context.Context) (string, error)
+	system          uint64
+	workers         int
 	log             *slog.Logger
 	configs         []*pgxpool.Config // one a server
 }
@@ -71,6 +91,13 @@ func (o Options) settle(base *pgxpool.Config, connsInURL bool) (settled, error) 
 		s.failoverTimeout = defaultFailoverTimeout
 	}
 	s.failoverTimeout = max(s.failoverTimeout, 0)
+	s.leader, s.system, s.stickyFor = o.Leader, o.System, o.StickyFor
+	if o.StickyFor < 0 {
+		bad("Options.StickyFor = %v: must be >= 0 (0 means %v)", o.StickyFor, defaultStickyFor)
+	}
+	if s.stickyFor == 0 {
+		s.stickyFor = defaultStickyFor
+	}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -87,6 +114,7 @@ func (o Options) settle(base *pgxpool.Config, connsInURL bool) (settled, error) 
 		}
 		workers = n
 	}
+	s.workers = max(1, workers)
 	conns := o.MaxConns
 	switch {
 	case o.MaxConns < 0 || o.MaxConns > 1<<20:

@@ -27,6 +27,7 @@ type Pool struct {
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
 	closed atomic.Bool
+	warned atomic.Bool   // of missing rights
 	over   chan struct{} // closed when Close has finished
 	probes sync.WaitGroup
 	tasks  sync.WaitGroup
@@ -90,6 +91,7 @@ func start(ctx context.Context, base *pgxpool.Config, connsInConfig bool, option
 		return nil, err
 	}
 	p := &Pool{opt: opt, over: make(chan struct{}), changed: make(chan struct{}), lastReplay: make(map[*node]lsn.Position)}
+	p.topo.system = opt.system
 	p.ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	p.probeEvery.Store(int64(probeInterval))
 	for _, c := range opt.configs {
@@ -104,6 +106,9 @@ func start(ctx context.Context, base *pgxpool.Config, connsInConfig bool, option
 	p.probed.Add(len(p.nodes))
 	for _, n := range p.nodes {
 		p.probes.Go(func() { n.watch(p.ctx) })
+	}
+	if opt.leader != nil {
+		p.probes.Go(p.askLeader)
 	}
 	first := make(chan struct{})
 	go func() { // every probe ends, within its time-out

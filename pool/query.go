@@ -83,7 +83,10 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 			return errRows{err}, err
 		}
 		r := &primaryRows{db: p, ctx: ctx, lease: l, sql: sql, scope: scope}
-		if read {
+		if read && l.epoch.blind {
+			r.scope = nil
+		}
+		if read && !l.epoch.blind {
 			b := &pgx.Batch{}
 			b.Queue(sql, args...)
 			b.Queue(primaryAfterSQL)

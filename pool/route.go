@@ -34,6 +34,12 @@ type target struct {
 	guard   bool         // the server has to say itself that it has reached bound
 	bound   lsn.Position // zero: any will do
 	spilled bool         // it holds a permit
+	began   time.Time
+	several bool         // see several.go
+	blind   bool         // see blind.go
+	shown   lsn.Position // what a server of several said before the read
+	// timeline is what a server of several has to be on
+	timeline uint32
 }
 
 func (t *target) end() (lost bool) {
@@ -209,27 +215,25 @@ type candidate struct {
 	run    identity // of which pos and the freshness are known
 	pos    lsn.Position
 	behind bool
+
+	several, blind, out bool
+	cost, ramp          float64
 }
 
 func (r *read) candidates(d demand) []candidate {
 	p := r.db
-	now := time.Now()
-	if p.leader.Load() == nil {
-		// Without a primary nothing newer can be known of; the last proof holds for a while.
-		if seen := time.Unix(0, p.leaderSeen.Load()); now.Sub(seen) <= p.opt.failoverTimeout {
-			now = seen
-		}
-	}
+	now, word := time.Now(), p.lastWord()
 	out := make([]candidate, 0, 4)
 	for _, n := range p.nodes {
 		if slices.Contains(r.tried, n) {
 			continue
 		}
 		n.mu.Lock()
-		c := candidate{node: n, run: n.seen.id, pos: n.seen.pos, behind: n.behind != lsn.Position{}}
-		ok := n.up && !n.seen.primary && n.reader != nil &&
-			(r.opt.MaxStaleness < 0 || !n.fresh.IsZero() && now.Sub(n.fresh) <= r.opt.MaxStaleness) &&
-			(r.scope == nil || n.seen.pos.Timeline == d.timeline)
+		c := candidate{node: n, run: n.seen.id, pos: n.seen.pos, behind: n.behind != lsn.Position{}, several: n.several,
+			blind: n.seen.blind, out: n.health.isOut(now), cost: n.health.cost, ramp: n.health.ramp(now)}
+		ok := n.up && !n.seen.primary && n.reader != nil && (n.several ||
+			(r.opt.MaxStaleness < 0 || !n.fresh.IsZero() && word.Sub(n.fresh) <= r.opt.MaxStaleness) &&
+				(r.scope == nil || n.seen.pos.Timeline == d.timeline))
 		if ok {
 			c.pool = n.reader
 		}
@@ -238,7 +242,7 @@ func (r *read) candidates(d demand) []candidate {
 			out = append(out, c)
 		}
 	}
-	return out
+	return spare(out)
 }
 
 // replica picks a replica that has, or may have, what the read demands.
@@ -251,6 +255,7 @@ func (r *read) replica(d demand) (target, bool, error) {
 		maybe := make([]candidate, 0, 4)
 		for _, c := range all {
 			switch {
+			case c.several && slices.Contains(r.short, c.node):
 			case c.pos.Reaches(need):
 				sure = append(sure, c)
 			case !c.behind && !slices.Contains(r.short, c.node):
@@ -276,6 +281,9 @@ func (r *read) replica(d demand) (target, bool, error) {
 			r.db.counts.readsWaited.Add(1)
 			r.db.wanted(need)
 			r.await(all, need)
+			r.short = slices.DeleteFunc(r.short, func(n *node) bool { // another of its servers may have it
+				return slices.ContainsFunc(all, func(c candidate) bool { return c.node == n && c.several })
+			})
 			continue
 		}
 		c := pick(from)
@@ -287,36 +295,37 @@ func (r *read) replica(d demand) (target, bool, error) {
 			if errors.Is(err, ErrSaturated) && len(all) == 1 {
 				return target{}, false, err // the primary is not there to take a replica's load
 			}
+			if !errors.Is(err, ErrSaturated) {
+				c.node.ailed()
+			}
 			c.node.kick()
 			r.tried = append(r.tried, c.node)
 			continue
 		}
-		t := target{lease: l, tag: d.tag, bound: need, guard: guard}
-		t.guard = t.guard || c.unproven(t.state.id, need)
+		t := target{lease: l, tag: d.tag, bound: need, guard: guard, began: time.Now(), several: c.several, blind: c.blind,
+			timeline: d.timeline}
+		t.guard = t.guard || t.several || c.unproven(t.state.id)
 		return t, true, nil
 	}
 }
 
-// unproven says that a connection leads to another run of the server than the position is known of, and that the position
-// matters. The server may have restarted, and have been probed, since the candidate was looked at.
-func (c *candidate) unproven(run identity, need lsn.Position) bool {
-	return !need.IsZero() && run != c.run
+// unproven says that a connection leads to another run of the server than the position and the age are known of. The server
+// may have restarted, and have been probed, since the candidate was looked at.
+func (c *candidate) unproven(run identity) bool { return run != c.run }
+
+// ailed notes that the node failed a read for a reason of its own.
+func (n *node) ailed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.health.failed(time.Now()) {
+		n.db.opt.log.Warn("reads fail on a replica; it is left out for a while", "node", n.name, "until", n.health.out)
+	}
 }
 
 func (n *node) run() identity {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.seen.id
-}
-
-// pick takes the less busy of two at random, which spreads load nearly as well as knowing all (Mitzenmacher, 1996).
-func pick(from []candidate) candidate {
-	a := from[rand.IntN(len(from))]
-	b := from[rand.IntN(len(from))]
-	if b.node.inUse.Load()+b.node.waiting.Load() < a.node.inUse.Load()+a.node.waiting.Load() {
-		return b
-	}
-	return a
 }
 
 // await waits until one of the replicas has reached need, for ReadOptions.WaitUpTo at most.
@@ -369,7 +378,7 @@ func (r *read) await(all []candidate, need lsn.Position) {
 // may take a fifth of the primary's connections.
 func (r *read) primary(e *epoch, d demand) (target, error) {
 	p := r.db
-	t := target{tag: e.tag}
+	t := target{tag: e.tag, blind: e.blind}
 	if d.settled && p.spill != nil {
 		if err := r.permit(); err != nil {
 			return target{}, err

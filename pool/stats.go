@@ -58,14 +58,20 @@ func (p *Pool) Stats() Stats {
 type Node struct {
 	Name     string        `json:"name"`  // host:port
 	Role     string        `json:"role"`  // primary, replica or unknown
-	State    string        `json:"state"` // up, down; or why it is not used
+	State    string        `json:"state"` // up, down; fenced (another is the primary), ejected (reads fail there; others are used)
+	Epoch    uint64        `json:"epoch"` // that it leads; 0 if it does not
 	Timeline uint32        `json:"timeline"`
 	Position string        `json:"position"` // written (primary) or replayed (replica), as PostgreSQL writes it
 	Lag      time.Duration `json:"lag"`      // everything committed this long ago has been replayed; -1 if that is not known
-	Latency  time.Duration `json:"latency"`  // of the last probe
-	InUse    int64         `json:"in_use"`   // connections
-	Waiting  int64         `json:"waiting"`  // callers
-	Reads    uint64        `json:"reads"`    // of views, answered
+	Latency  time.Duration `json:"latency"`  // of reads and probes lately
+	MaxConns int           `json:"max_conns"`
+	InUse    int64         `json:"in_use"`  // connections
+	Longest  time.Duration `json:"longest"` // how long a connection has been in use that is
+	Waiting  int64         `json:"waiting"` // callers
+	Reads    uint64        `json:"reads"`   // of views, answered
+	Dials    uint64        `json:"dials"`   // connections opened or tried, probes and cancel requests included
+	Held     uint64        `json:"held"`    // dials that had to wait, so as not to storm the server
+	Several  bool          `json:"several"` // the address hides several servers that take turns
 }
 
 func (p *Pool) nodeStats() []Node {
@@ -74,10 +80,14 @@ func (p *Pool) nodeStats() []Node {
 	var out []Node
 	for _, n := range p.nodes {
 		n.mu.Lock()
+		dials := n.gate.Stats()
 		s := Node{Name: n.name, Role: "unknown", State: "down", Lag: -1, InUse: n.inUse.Load(), Waiting: n.waiting.Load(),
-			Reads: n.reads.Load()}
+			Reads: n.reads.Load(), MaxConns: int(n.config.MaxConns), Dials: dials.Dials, Held: dials.Held, Several: n.several}
+		if n.reader != nil {
+			s.Longest, _ = n.reader.queue.longest()
+		}
 		if n.seen.at != (time.Time{}) {
-			s.Timeline, s.Position, s.Latency = n.seen.pos.Timeline, lsn.FormatPG(n.seen.pos.LSN), n.seen.took
+			s.Timeline, s.Position, s.Latency = n.seen.pos.Timeline, lsn.FormatPG(n.seen.pos.LSN), n.health.latency()
 			s.Role = "replica"
 			if n.seen.primary {
 				s.Role = "primary"
@@ -92,7 +102,11 @@ func (p *Pool) nodeStats() []Node {
 				s.Lag = max(0, now.Sub(n.fresh))
 			}
 			if leader != nil && leader.node == n {
-				s.Lag = 0
+				s.Lag, s.Epoch = 0, leader.number
+				s.Longest, _ = leader.pool.queue.longest()
+			}
+			if s.State == "up" && !n.seen.primary && n.health.isOut(now) {
+				s.State = "ejected"
 			}
 		}
 		n.mu.Unlock()
@@ -105,6 +119,12 @@ func (p *Pool) nodeStats() []Node {
 // nodeNumbers are those of Node that make sense as metrics.
 type nodeNumbers struct {
 	Up      bool          `metric:"fairlead.pool.node.up,gauge"`
+	Epoch   uint64        `metric:"fairlead.pool.node.epoch,max"`
+	Latency time.Duration `metric:"fairlead.pool.node.latency,max"`
+	Max     int           `metric:"db.client.connection.max,gauge"`
+	Longest time.Duration `metric:"fairlead.pool.node.longest,max"`
+	Dials   uint64        `metric:"fairlead.pool.node.dial,counter"`
+	Held    uint64        `metric:"fairlead.pool.node.dial.held,counter"`
 	Lag     time.Duration `metric:"fairlead.pool.replica.lag,max"`
 	InUse   int64         `metric:"db.client.connection.count,gauge,db.client.connection.state=used"`
 	Waiting int64         `metric:"db.client.connection.pending_requests,gauge"`
@@ -112,7 +132,8 @@ type nodeNumbers struct {
 }
 
 func (n Node) numbers() nodeNumbers {
-	return nodeNumbers{n.State == "up", max(0, n.Lag), n.InUse, n.Waiting, n.Reads}
+	return nodeNumbers{Up: n.State == "up", Epoch: n.Epoch, Latency: n.Latency, Max: n.MaxConns, Longest: n.Longest, Dials: n.Dials,
+		Held: n.Held, Lag: max(0, n.Lag), InUse: n.InUse, Waiting: n.Waiting, Reads: n.Reads}
 }
 
 func (p *Pool) noPrimary() error {

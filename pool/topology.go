@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/fairlead/fairlead/pool/internal/dialgate"
 	"github.com/fairlead/fairlead/pool/internal/lsn"
 )
 
@@ -18,6 +19,7 @@ type epoch struct {
 	id       identity
 	timeline uint32
 	tag      string
+	blind    bool // the service has no positions
 	pool     *connPool
 	capture  *capture
 }
@@ -31,6 +33,8 @@ type topology struct {
 	exact    bool              // forks is the server's own history, so what lies past it is lost
 	history  chan struct{}     // closed when forks is as complete as it will get
 	number   uint64
+	heard    time.Time // when a server of system last answered
+	named    *string   // what Options.Leader has answered; nil: nothing yet
 }
 
 // grace is how long statements in flight on the primary of an earlier epoch may take to finish.
@@ -41,12 +45,22 @@ func (p *Pool) observe(n *node, o observation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := &p.topo
-	if t.system != 0 && o.id.system != t.system {
+	if t.system != 0 && o.id.system != t.system && !p.adoptLocked(n, o) {
 		p.lostLocked(n, fmt.Errorf("it is system %d, and this pool serves system %d", o.id.system, t.system))
 		return
 	}
+	t.heard = time.Now()
 	n.mu.Lock()
 	was, wasUp := n.seen, n.up
+	if n.distinguishLocked(o, was.id) {
+		p.opt.log.Info("the address hides several servers; each read asks its own", "node", n.name)
+	}
+	if !wasUp && !was.at.IsZero() {
+		n.health.came(o.at)
+	}
+	if o.took > 0 {
+		n.health.took(o.took, o.at)
+	}
 	if !o.primary && !o.sure && t.system != 0 && p.leader.Load() == nil {
 		// It may have found a new primary that is not known here yet: then this position is not on the timeline it shows.
 		if o.pos.LSN = 0; was.id == o.id && was.pos.Timeline == o.pos.Timeline {
@@ -60,7 +74,7 @@ func (p *Pool) observe(n *node, o observation) {
 		n.fresh, n.behind = time.Time{}, lsn.Position{}
 	}
 	n.up, n.reason, n.down = true, nil, time.Time{}
-	if o.primary {
+	if o.primary || o.blind {
 		n.seen, n.fresh = o, o.at
 	} else {
 		l := o.pos.LSN
@@ -138,6 +152,7 @@ func (p *Pool) electLocked() {
 			highest = p.highestLocked(seen.id.system)
 		}
 		switch {
+		case t.named != nil && n.name != *t.named:
 		case !up || !seen.primary || t.system != 0 && seen.id.system != t.system || seen.pos.Timeline < highest:
 		case best != nil && seen.id.system != found.id.system: // not the system that was chosen
 		case best == nil:
@@ -175,7 +190,7 @@ func (p *Pool) electLocked() {
 
 func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 	t := &p.topo
-	e := &epoch{db: p, number: t.number + 1, node: n, id: o.id, timeline: o.pos.Timeline, tag: o.id.tag()}
+	e := &epoch{db: p, number: t.number + 1, node: n, id: o.id, timeline: o.pos.Timeline, tag: o.id.tag(), blind: o.blind}
 	accept := func(id identity, replica bool) error {
 		if id != e.id || replica {
 			return fmt.Errorf("%w: %s", errMoved, n.name)
@@ -192,7 +207,7 @@ func (p *Pool) beginEpochLocked(n *node, o observation) *epoch {
 	t.number, t.current, t.system = e.number, e, o.id.system
 	t.timeline = max(t.timeline, e.timeline)
 	p.tag.Store(&e.tag)
-	if old == nil || old.timeline != e.timeline {
+	if old == nil || old.timeline != e.timeline || old.id.system != e.id.system {
 		p.learnForksLocked(e, old)
 	}
 	p.opt.log.Info("primary found", "node", n.name, "epoch", e.number, "timeline", e.timeline)
@@ -259,7 +274,7 @@ func (n *node) history(ctx context.Context, timeline uint32) (map[uint32]uint64,
 	}
 	c.OnNotice = nil
 	c.RuntimeParams["replication"] = "database"
-	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
+	conn, err := pgconn.ConnectConfig(dialgate.Urgent(ctx), &c.Config)
 	if err != nil {
 		return nil, err
 	}

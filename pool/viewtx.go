@@ -27,7 +27,7 @@ func (t *viewTx) finish(ctx context.Context, end func(context.Context) error) er
 		return pgx.ErrTxClosed
 	}
 	r := t.read
-	known := r.scope == nil
+	known := !r.tracks(&t.target)
 	if !known && t.Tx.Conn().PgConn().TxStatus() == 'T' {
 		known = t.target.after(r, t.Tx.QueryRow(ctx, afterSQL))
 	}

@@ -46,6 +46,12 @@ func (s *samples) add(at time.Time, pos lsn.Position) {
 	s.all = kept
 }
 
+func (s *samples) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = nil
+}
+
 // newestAt returns the time of the newest sample that a replica at pos has reached; zero if there is none.
 func (s *samples) newestAt(pos lsn.Position) time.Time {
 	s.mu.Lock()
