@@ -29,11 +29,20 @@ type controlled interface {
 	reload(slot int, done func(error)) error
 	// shutdown begins a graceful stop.
 	shutdown()
+	// profile takes a profile of a slot's worker.
+	profile(ctx context.Context, slot int, kind string, d time.Duration) ([]byte, error)
+	// readLogs are the lines of all workers.
+	readLogs() (*logs, error)
+	// readExits are the latest ends of a slot's workers, or of all if it is negative.
+	readExits(slot int) []exit
 }
 
 // control serves clusterctl: HTTP with JSON over a unix socket.
 //
 //	GET  /v1/workers            {"workers": [...]}, rows as in /api/snapshot
+//	GET  /v1/exits[?slot=N]     {"exits": [...]}, the latest ends of workers with their last words, oldest first
+//	GET  /v1/logs               text, the latest lines; ?lines=N, slot=N, follow=1 for those to come too
+//	GET  /v1/profile            ?slot=N&kind=cpu|heap|goroutine&seconds=S; of goroutines text, else for go tool pprof
 //	POST /v1/reload[?slot=N]    202 {"id": "..."}
 //	GET  /v1/operations/{id}    {"id": "...", "done": bool, "error": "..."}; waits for it for up to 10s
 //	POST /v1/stop               202
@@ -69,6 +78,9 @@ func serveControl(ln net.Listener, c controlled) *http.Server {
 	ctl := &control{c: c, ops: make(map[string]*operation)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/workers", ctl.workers)
+	mux.HandleFunc("GET /v1/exits", ctl.exits)
+	mux.HandleFunc("GET /v1/logs", ctl.logs)
+	mux.HandleFunc("GET /v1/profile", ctl.profile)
 	mux.HandleFunc("POST /v1/reload", ctl.reload)
 	mux.HandleFunc("GET /v1/operations/{id}", ctl.operation)
 	mux.HandleFunc("POST /v1/stop", ctl.stop)
@@ -104,31 +116,44 @@ func answer(w http.ResponseWriter, status int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
+// refuse answers with an error: 501 if it is one of something that cannot be done here at all.
+func refuse(w http.ResponseWriter, status int, err error) {
+	if errors.Is(err, errors.ErrUnsupported) {
+		status = http.StatusNotImplemented
+	}
+	answer(w, status, map[string]string{"error": err.Error()})
+}
+
+// number is a parameter that counts from 0.
+func number(r *http.Request, name string, def int) (int, error) {
+	s := r.URL.Query().Get(name)
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%s %q: must be a number from 0", name, s)
+	}
+	return n, nil
+}
+
 func (c *control) workers(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"workers": c.c.Snapshot(r.Context()).Workers})
 }
 
 func (c *control) reload(w http.ResponseWriter, r *http.Request) {
-	slot := -1
-	if s := r.URL.Query().Get("slot"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 0 {
-			answer(w, http.StatusBadRequest, map[string]string{"error": fmt.Sprintf("slot %q: must be a number from 0", s)})
-			return
-		}
-		slot = n
+	slot, err := number(r, "slot", -1)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
 	}
 	id, op := newInstanceID(), &operation{done: make(chan struct{})}
-	err := c.c.reload(slot, func(err error) {
+	err = c.c.reload(slot, func(err error) {
 		op.err = err
 		close(op.done)
 	})
 	if err != nil {
-		status := http.StatusServiceUnavailable
-		if errors.Is(err, errors.ErrUnsupported) {
-			status = http.StatusNotImplemented
-		}
-		answer(w, status, map[string]string{"error": err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	c.mu.Lock()

@@ -114,6 +114,20 @@ func (a *alone) reload(int, func(error)) error {
 	return fmt.Errorf("cluster: no reload with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
 }
 
+func (a *alone) profile(ctx context.Context, slot int, kind string, d time.Duration) ([]byte, error) {
+	if slot != 0 {
+		return nil, fmt.Errorf("cluster: slot %d has no worker", slot)
+	}
+	return takeProfile(ctx, kind, d)
+}
+
+// readLogs: the output of the one process goes where it writes it.
+func (a *alone) readLogs() (*logs, error) {
+	return nil, fmt.Errorf("cluster: the app in the one process (Options.Workers is 0) writes to its own output: %w", errors.ErrUnsupported)
+}
+
+func (a *alone) readExits(int) []exit { return []exit{} }
+
 func (a *alone) shutdown() {
 	a.stopping.Store(true)
 	a.cancel(ErrDraining)

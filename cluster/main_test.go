@@ -109,6 +109,13 @@ func service(ctx context.Context) error {
 		fmt.Fprintf(rw, "%d %d %d %s", w.Slot(), w.Generation(), os.Getpid(), behavior)
 	})
 	mux.HandleFunc("/env", func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, os.Environ()) })
+	mux.HandleFunc("/crash", func(rw http.ResponseWriter, r *http.Request) {
+		for range 3000 {
+			go func() { select {} }()
+		}
+		go panic("this worker crashes")
+		<-r.Context().Done()
+	})
 	if c, err := w.PacketConn("packets"); err == nil {
 		go echo(c)
 	}

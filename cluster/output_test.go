@@ -47,12 +47,12 @@ func (g *gate) Write(p []byte) (int, error) {
 
 func TestAReaderThatStandsStillBlocksNoWorkerAndIsTold(t *testing.T) {
 	g := &gate{open: make(chan struct{})}
-	o := newOutput(g)
+	o := newOutput(g, new(sync.Mutex), newLogs())
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.pump(0, r)
+	o.pump(0, r, nil)
 	const lines = 3 * lineQueue
 	for i := range lines { // would block for ever if the pump did
 		fmt.Fprintf(w, "%d\n", i)
@@ -60,7 +60,7 @@ func TestAReaderThatStandsStillBlocksNoWorkerAndIsTold(t *testing.T) {
 	w.Close()
 	o.pumps.Wait()
 	close(g.open)
-	o.add([]byte("last\n")) // the queue moves again, or this one is dropped: either way what is missing is told of
+	o.add(0, []byte("last\n")) // the queue moves again, or this one is dropped: either way what is missing is told of
 	o.close(time.Minute)
 	out := g.b.String()
 	whole := strings.Count(out, "\n")
@@ -71,17 +71,17 @@ func TestAReaderThatStandsStillBlocksNoWorkerAndIsTold(t *testing.T) {
 
 func TestTheQueueIsBoundedInBytesToo(t *testing.T) {
 	g := &gate{open: make(chan struct{})}
-	o := newOutput(g)
+	o := newOutput(g, new(sync.Mutex), newLogs())
 	line := []byte(strings.Repeat("x", maxLine-1) + "\n")
 	const lines = 2 * byteQueue / maxLine // far fewer than lineQueue
-	o.add(line)
+	o.add(0, line)
 	for end := time.Now().Add(time.Minute); len(o.lines) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("nobody writes")
 		}
 	} // now the writer stands at the gate, and will not tell of what is dropped
 	for range lines - 1 {
-		o.add(line)
+		o.add(0, line)
 	}
 	if n := o.queued.Load(); n > byteQueue {
 		t.Errorf("%d bytes are queued", n)
@@ -100,12 +100,12 @@ func TestLongLinesAreCutAndNotHeld(t *testing.T) {
 	var g gate
 	g.open = make(chan struct{})
 	close(g.open)
-	o := newOutput(&g)
+	o := newOutput(&g, new(sync.Mutex), newLogs())
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.pump(1, r)
+	o.pump(1, r, nil)
 	io.WriteString(w, strings.Repeat("x", maxLine+1)+"\n")
 	w.Close()
 	o.close(time.Minute)

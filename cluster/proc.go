@@ -3,6 +3,10 @@
 package cluster
 
 import (
+	"context"
+	"errors"
+	"sync"
+
 	"github.com/fairlead/fairlead/cluster/internal/machine"
 	"github.com/fairlead/fairlead/cluster/internal/wire"
 )
@@ -15,6 +19,12 @@ type proc struct {
 	conn       *wire.Conn
 	orders     chan wire.Message
 	gone       chan struct{} // closed when the process has exited
+	end        exit          // as far as it is known
+	words      *lastWords
+
+	mu      sync.Mutex
+	request uint64
+	answers map[uint64]chan wire.Message
 }
 
 func newProc(id, pid int, instanceID string, conn *wire.Conn) *proc {
@@ -84,10 +94,51 @@ func (p *proc) receive(post func(any), t *totals) {
 		switch m.Type {
 		case wire.Update:
 			t.update(p.id, m.Frame, m.Poll)
+		case wire.Profiled:
+			p.answer(m)
 		case wire.Ready:
 			post(machine.IsReady{ID: p.id})
 		case wire.Replace:
 			post(machine.Replace{ID: p.id})
 		}
+	}
+}
+
+// ask sends m and waits for the answer.
+func (p *proc) ask(ctx context.Context, m wire.Message) (wire.Message, error) {
+	answer := make(chan wire.Message, 1)
+	p.mu.Lock()
+	p.request++
+	m.Request = p.request
+	if p.answers == nil {
+		p.answers = make(map[uint64]chan wire.Message)
+	}
+	p.answers[m.Request] = answer
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.answers, m.Request)
+		p.mu.Unlock()
+	}()
+	p.order(m)
+	select {
+	case m := <-answer:
+		if m.Error != "" {
+			return m, errors.New(m.Error)
+		}
+		return m, nil
+	case <-p.gone:
+		return wire.Message{}, errors.New("cluster: the worker has ended")
+	case <-ctx.Done():
+		return wire.Message{}, errors.New("cluster: the worker does not answer")
+	}
+}
+
+func (p *proc) answer(m wire.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.answers[m.Request]; c != nil {
+		c <- m
+		delete(p.answers, m.Request)
 	}
 }

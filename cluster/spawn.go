@@ -27,6 +27,7 @@ type spawner struct {
 	env     []string
 	stdout  *output
 	stderr  *output
+	logs    *logs
 }
 
 func newSpawner(o Options, sockets []*socket) (*spawner, error) {
@@ -66,7 +67,8 @@ func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 			sp.env = append(sp.env, "GOMEMLIMIT="+strconv.FormatInt(share, 10))
 		}
 	}
-	sp.stdout, sp.stderr = newOutput(os.Stdout), newOutput(os.Stderr)
+	sp.logs = newLogs()
+	sp.stdout, sp.stderr = newOutputs(os.Stdout, os.Stderr, sp.logs)
 	return sp, nil
 }
 
@@ -118,6 +120,7 @@ func (sp *spawner) close() {
 	sys.CloseFD(sp.devNull)
 	sp.stdout.close(time.Second)
 	sp.stderr.close(time.Second)
+	sp.logs.close()
 }
 
 func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
@@ -167,15 +170,26 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 		}
 		cfg.Others[s.name] = others
 	}
+	words := newLastWords(crashFile())
+	if words.crash != nil {
+		cfg.Crash = len(files)
+		files = append(files, int(words.crash.Fd()))
+	}
 	config, err := json.Marshal(cfg)
 	if err == nil {
 		env := process.Environ(sp.env, process.Role{Name: process.RoleWorker, Workers: sp.opts.Workers, Config: string(config)})
 		var pid int
 		if pid, err = sys.Spawn(exe.SpawnPath(), os.Args, env, files); err == nil {
-			sp.stdout.pump(w.Slot, stdout)
-			sp.stderr.pump(w.Slot, stderr)
-			return newProc(w.ID, pid, cfg.InstanceID, wire.NewConn(conn)), nil
+			sp.stdout.pump(w.Slot, stdout, nil)
+			sp.stderr.pump(w.Slot, stderr, words)
+			p := newProc(w.ID, pid, cfg.InstanceID, wire.NewConn(conn))
+			p.end = exit{Slot: w.Slot, Generation: w.Generation, PID: pid, InstanceID: cfg.InstanceID}
+			p.words = words
+			return p, nil
 		}
+	}
+	if words.crash != nil {
+		words.crash.Close()
 	}
 	conn.Close()
 	stdout.Close()

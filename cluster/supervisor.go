@@ -28,6 +28,7 @@ type supervisor struct {
 	events  chan any // machine.Message or func()
 	done    chan struct{}
 	spawner *spawner
+	exits   exits
 	totals  *totals
 	logs    chan machine.Log
 
@@ -250,6 +251,7 @@ func (s *supervisor) reap() {
 			continue // an orphan that was adopted
 		}
 		s.procs[id].exited()
+		go s.recordExit(s.procs[id], e)
 		delete(s.byPID, e.PID)
 		delete(s.procs, id)
 		s.handle(machine.Exited{ID: id, Status: e.Status})
@@ -277,6 +279,7 @@ func (s *supervisor) log(level slog.Level, text string, args ...any) {
 func (s *supervisor) writeLogs(done chan<- struct{}) {
 	defer close(done)
 	for l := range s.logs {
+		s.spawner.logs.add(-1, logText(l))
 		s.opts.Logger.Log(context.Background(), l.Level, "cluster: "+l.Text, l.Args...)
 	}
 }
@@ -369,6 +372,7 @@ type clusterStats struct {
 	Draining int `metric:"fairlead.cluster.workers,gauge,state=draining"`
 	Backoff  int `metric:"fairlead.cluster.workers,gauge,state=backoff"`
 	Restarts int `metric:"fairlead.cluster.restarts,counter"`
+	Lost     int `metric:"fairlead.cluster.log.lines.dropped,counter"` // that the reader of the supervisor's output was too slow for
 }
 
 func (s *supervisor) Snapshot(ctx context.Context) admin.Snapshot {
@@ -379,7 +383,7 @@ func (s *supervisor) Snapshot(ctx context.Context) admin.Snapshot {
 func (s *supervisor) Latest() admin.Snapshot {
 	st, h := s.status.Load(), s.Health()
 	snap := admin.Snapshot{Time: time.Now(), Ready: h.Ready, Stopping: st.Stopping, Checks: h.Checks}
-	var stats clusterStats
+	stats := clusterStats{Lost: int(s.spawner.stdout.lost.Load() + s.spawner.stderr.lost.Load())}
 	for i, slot := range st.Slots {
 		stats.Restarts += slot.Restarts
 		for _, w := range slot.Workers {

@@ -26,6 +26,8 @@ type workerConfig struct {
 	Listeners  map[string]int `json:"listeners"` // name to descriptor
 	Packets    map[string]int `json:"packets"`   // the same for packet sockets
 
+	Crash int `json:"crash"` // descriptor of a file for last words, 0 is none
+
 	// Others are the sockets of the other slots, where each has its own: name to slot to descriptor.
 	Others map[string]map[int]int `json:"others"`
 }
@@ -50,6 +52,9 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 		for _, fd := range others {
 			syscall.CloseOnExec(fd)
 		}
+	}
+	if cfg.Crash != 0 {
+		leaveLastWords(cfg.Crash)
 	}
 	c, err := sys.InheritedConn(controlFD)
 	if err != nil {
@@ -107,6 +112,15 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 				w.mu.Unlock()
 			case wire.Poll:
 				r.ask(m.Poll)
+			case wire.Profile:
+				go func() {
+					done := wire.Message{Type: wire.Profiled, Request: m.Request}
+					data, err := takeProfile(appCtx, m.Kind, time.Duration(m.Seconds*float64(time.Second)))
+					if done.Data = data; err != nil {
+						done.Error = err.Error()
+					}
+					conn.Send(done)
+				}()
 			}
 		}
 	}()

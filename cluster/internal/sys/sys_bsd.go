@@ -48,6 +48,16 @@ func (e *Executable) Close() {}
 // SetName does nothing: the name is right already.
 func SetName() {}
 
+// CrashFile is a file without a name.
+func CrashFile() (*os.File, error) {
+	f, err := os.CreateTemp("", "crash")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(f.Name())
+	return f, nil
+}
+
 // RSS is not known here.
 func RSS() int64 { return 0 }
 

@@ -67,6 +67,15 @@ func SetName() {
 	os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 }
 
+// CrashFile is a file without a name, in memory.
+func CrashFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("crash", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "crash"), nil
+}
+
 // RSS is the resident memory of this process in bytes, 0 if not known.
 func RSS() int64 {
 	b, err := os.ReadFile("/proc/self/statm")

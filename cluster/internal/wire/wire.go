@@ -26,6 +26,9 @@ const (
 	Drain   = "drain"   // supervisor: finish and exit
 	Poll    = "poll"    // supervisor: send a frame that carries the same Poll
 	Adopt   = "adopt"   // supervisor: accept for these Slots too, and for no others
+
+	Profile  = "profile"  // supervisor: take a profile of this Kind, over so many Seconds
+	Profiled = "profiled" // worker: Data of the same Request, or an Error
 )
 
 // Message is one message of either side.
@@ -35,6 +38,12 @@ type Message struct {
 	Stopping bool   `json:"stopping,omitempty"` // Drain: the whole service stops, nobody takes over
 	Slots    []int  `json:"slots,omitempty"`    // Adopt
 	Frame    *Frame `json:"frame,omitempty"`    // Update
+
+	Request uint64  `json:"request,omitempty"` // Profile, and the Profiled that answers it
+	Kind    string  `json:"kind,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Data    []byte  `json:"data,omitempty"`
+	Error   string  `json:"error,omitempty"`
 }
 
 // Frame is what a worker tells of itself, cumulative since its start, so that a lost one does no harm.
