@@ -32,6 +32,38 @@ type (
 		Op   string
 		Slot int
 	}
+	// Upgrade asks for new workers from the executable as it is now and, when they are healthy, to execute it in the place
+	// of this process.
+	Upgrade struct{ Op string }
+	// Checked: what the executable says when it is asked whether it can take over.
+	Checked struct {
+		Version int
+		Err     error
+	}
+	// ExecFailed: an Exec has not taken place.
+	ExecFailed struct{ Err error }
+	// Resume comes first, instead of Boot, after an upgrade.
+	Resume struct{}
+	// Scale asks for another number of slots: To, or if By is not 0 so many more or less.
+	Scale struct {
+		Op     string
+		To, By int
+	}
+	// Beat is a sign of life. Sick is why the app says that it does not work, in spite of that.
+	Beat struct {
+		ID   int
+		Sick string
+	}
+	// Checks: a readiness check that fails, or "" when all pass.
+	Checks struct {
+		ID      int
+		Failing string
+	}
+	// Memory: how much the worker has.
+	Memory struct {
+		ID    int
+		Bytes int64
+	}
 	// Replace asks for a successor of one worker, from the executable that its slot runs.
 	Replace struct{ ID int }
 	// Stop ends everything: gracefully, and at once if it comes again.
@@ -46,6 +78,14 @@ func (SpawnFailed) message() {}
 func (IsReady) message()     {}
 func (Exited) message()      {}
 func (Reload) message()      {}
+func (Upgrade) message()     {}
+func (Checked) message()     {}
+func (ExecFailed) message()  {}
+func (Resume) message()      {}
+func (Scale) message()       {}
+func (Beat) message()        {}
+func (Checks) message()      {}
+func (Memory) message()      {}
 func (Replace) message()     {}
 func (Stop) message()        {}
 func (Tick) message()        {}
@@ -66,12 +106,23 @@ type (
 		ID    int
 		Slots []int
 	}
+	// Steer names the slots whose own worker serves; other slots should get no new connections.
+	Steer struct{ Slots []int }
+	// Resize tells how many workers there will be, which share the machine.
+	Resize struct{ Workers int }
+	// Quit has a hung process write down what its goroutines do, and end.
+	Quit struct{ ID int }
 	// Kill ends a process at once.
 	Kill struct{ ID int }
 	// Open takes hold of the executable as it is now, under that number; Release lets it go.
 	Open struct{ Version int }
 	// Release: see Open.
 	Release struct{ Version int }
+	// Check asks the executable of that number whether it can take over. Checked must follow.
+	Check struct{ Version int }
+	// Exec has this process execute it, with the machine's State. If it fails, ExecFailed must follow, or nothing if there is
+	// no State any more.
+	Exec struct{ Version int }
 	// Finish tells whoever asked for an operation how it went.
 	Finish struct {
 		Op  string
@@ -93,7 +144,12 @@ type (
 func (Spawn) effect()        {}
 func (Drain) effect()        {}
 func (Adopt) effect()        {}
+func (Steer) effect()        {}
+func (Resize) effect()       {}
+func (Quit) effect()         {}
 func (Kill) effect()         {}
+func (Check) effect()        {}
+func (Exec) effect()         {}
 func (Open) effect()         {}
 func (Release) effect()      {}
 func (Finish) effect()       {}
@@ -103,14 +159,16 @@ func (Exit) effect()         {}
 
 // Status is a copy of what the machine knows.
 type Status struct {
-	Booted    bool
-	Stopping  bool
-	Reloading bool
-	Slots     []SlotStatus
+	Booted   bool
+	Stopping bool
+	Rolling  bool // a reload, replacement, upgrade or change of scale is under way
+	Open     int  // slots that are not retired; they come first
+	Slots    []SlotStatus
 }
 
 // SlotStatus is a slot and its workers: the current one, the incoming one, then those that drain.
 type SlotStatus struct {
+	State    string // active, backoff, errored, retired
 	Workers  []Worker
 	Restarts int
 	LastExit string
@@ -119,11 +177,17 @@ type SlotStatus struct {
 
 // Status returns a copy.
 func (m *Machine) Status() Status {
-	st := Status{Booted: m.booted, Stopping: m.stopping, Reloading: m.roll != nil}
+	st := Status{Booted: m.booted, Stopping: m.stopping, Rolling: m.roll != nil, Open: m.open()}
 	for _, s := range m.slots {
-		out := SlotStatus{Restarts: s.Restarts, LastExit: s.LastExit}
-		if s.Current == nil && s.Incoming == nil && !m.stopping {
-			out.Backoff = s.Backoff
+		out := SlotStatus{State: "active", Restarts: s.Restarts, LastExit: s.LastExit}
+		switch {
+		case s.Retired:
+			out.State = "retired"
+		case s.empty() && !m.stopping && !s.Backoff.IsZero():
+			out.State, out.Backoff = "backoff", s.Backoff
+			if s.Errored {
+				out.State = "errored"
+			}
 		}
 		for _, w := range append([]*Worker{s.Current, s.Incoming}, slices.Clone(s.Draining)...) {
 			if w != nil {
