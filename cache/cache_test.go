@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -370,7 +371,7 @@ func TestStates(t *testing.T) {
 				return 0, *err
 			}
 			return n.Add(1), nil
-		}, cache.Options[int, int64]{TTL: time.Minute, StaleWhileRevalidate: time.Minute, StaleIfError: time.Hour})
+		}, cache.Options[int, int64]{TTL: time.Minute, StaleWhileRevalidate: time.Minute, StaleIfError: time.Hour, EarlyRefresh: -1})
 		look := func(value int64, tier string, stale bool) cache.Result[int64] {
 			t.Helper()
 			r, err := c.Lookup(t.Context(), 1)
@@ -672,7 +673,7 @@ func TestClose(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	_, err := cache.New[float64, int]("no spaces", nil, cache.Options[float64, int]{
 		TTL: -time.Second, StaleWhileRevalidate: -1, StaleIfError: -1, MaxEntries: -5, LoadTimeout: -1, RemoteTimeout: -1, DisconnectedTTL: -1,
-		NegativeTTL: time.Second,
+		NegativeTTL: time.Second, SoftTimeout: time.Second, HardTimeout: -1, MaxValueSize: -1, EarlyRefresh: math.NaN(),
 	})
 	const text = `cache: name = "no spaces": must be 1 to 40 letters, digits, '.', '_' or '-'
 cache: load is nil: must be the function that fetches a value
@@ -680,9 +681,12 @@ cache: Options.TTL = -1s: must be >= 0 (0 means 1m0s)
 cache: Options.StaleWhileRevalidate = -1ns: must be >= 0 (0 means 0s)
 cache: Options.StaleIfError = -1ns: must be >= 0 (0 means 0s)
 cache: Options.LoadTimeout = -1ns: must be >= 0 (0 means 30s)
+cache: Options.HardTimeout = -1ns: must be >= 0 (0 means 0s)
 cache: Options.RemoteTimeout = -1ns: must be >= 0 (0 means 250ms)
 cache: Options.DisconnectedTTL = -1ns: must be >= 0 (0 means 5s)
 cache: Options.MaxEntries = -5: must be >= 0 (0 means 10000)
+cache: Options.MaxValueSize = -1: must be >= 0 (0 means 4194304)
+cache: Options.EarlyRefresh = NaN: must be a number (0 means 1)
 cache: Options.NegativeTTL = 1s: has no effect without NotFound
 cache: Options.Key is nil: keys of type float64 need it`
 	if err == nil || err.Error() != text {

@@ -85,12 +85,14 @@ type call[K comparable, V any] struct {
 
 	// Written when it begins, under the lock, and only read then.
 	gen    uint32
+	since  uint64
 	link   link
 	known  string
 	before *entry[V] // what memory holds, if it is valid
 	start  int64
 
 	behind  bool // nobody waits: a revalidation
+	early   bool // of a value that is fresh still
 	loaned  bool // holds a lease
 	lease   string
 	instead string    // the record to replace
@@ -119,7 +121,7 @@ func (c *Cache[K, V]) join(ctx context.Context, sh *shard[K, V], st *flights[K, 
 			cl.need.add(n)
 			cl.refs++
 			return cl, false
-		case !n.fresh && !n.blind && n.bound <= cl.known:
+		case !n.fresh && !n.blind && n.bound <= cl.known && cl.since >= c.stamps.floor.Load():
 			cl.refs++
 			return cl, false
 		}
@@ -144,19 +146,56 @@ func (sh *shard[K, V]) detach(name string, st *flights[K, V]) {
 	sh.group.Forget(name)
 }
 
-// await returns what a call comes to, or leaves it when ctx ends; the last to leave ends the load.
-func (c *Cache[K, V]) await(ctx context.Context, cl *call[K, V], answer <-chan singleflight.Result) outcome[V] {
-	var err error
-	select {
-	case r := <-answer:
-		return r.Val.(outcome[V])
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-cl.ctx.Done():
-		if err = context.Cause(cl.ctx); err == errDone {
-			return (<-answer).Val.(outcome[V])
+// await returns what a call comes to, or leaves it when ctx ends; the last to leave ends the load. Who leaves because our own
+// time-outs since it came are over lets the load go on, for those who come next.
+func (c *Cache[K, V]) await(ctx context.Context, w waiter[K, V], came int64) (out outcome[V]) {
+	cl := w.call
+	soft, stopSoft := c.after(c.options.SoftTimeout, came)
+	hard, stopHard := c.after(c.options.HardTimeout, came)
+	defer stopSoft()
+	defer stopHard()
+	for {
+		var err error
+		select {
+		case r := <-w.answer:
+			out = r.Val.(outcome[V])
+			out.coalesced = !w.made
+			return out
+		case <-soft:
+			cl.shard.mu.Lock()
+			spare := c.spare(cl)
+			cl.shard.mu.Unlock()
+			if spare == nil {
+				soft = nil
+				continue
+			}
+			return outcome[V]{entry: spare, err: spare.err(), stale: true, coalesced: !w.made}
+		case <-hard:
+			return outcome[V]{err: c.hardTimeout}
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-cl.ctx.Done():
+			if err = context.Cause(cl.ctx); err == errDone {
+				out = (<-w.answer).Val.(outcome[V])
+				out.coalesced = !w.made
+				return out
+			}
 		}
+		return c.leave(cl, err)
 	}
+}
+
+// after is a channel that answers when a time-out of ours is over; nil for none.
+func (c *Cache[K, V]) after(d time.Duration, since int64) (<-chan time.Time, func()) {
+	if d == 0 {
+		return nil, func() {}
+	}
+	t := time.NewTimer(d - time.Duration(c.clock.now()-since))
+	return t.C, func() { t.Stop() }
+}
+
+// leave gives up a place in a flight.
+func (c *Cache[K, V]) leave(cl *call[K, V], err error) outcome[V] {
 	sh := cl.shard
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -187,7 +226,7 @@ func (c *Cache[K, V]) overdue(cl *call[K, V], cause error) outcome[V] {
 			c.memory.set(cl.key, cl.spare)
 		}
 	}
-	return outcome[V]{entry: spare, err: spare.err, stale: true}
+	return outcome[V]{entry: spare, err: spare.err(), stale: true}
 }
 
 // spare is what a call may be answered with whose load failed, or nil. The shard's lock is held.
@@ -199,7 +238,7 @@ func (c *Cache[K, V]) spare(cl *call[K, V]) *entry[V] {
 	if e == nil && !cl.begun {
 		e = c.memory.get(cl.key)
 	}
-	if e == nil || !e.valid() || e.nameless() || c.clock.now() >= e.dead || cl.need.ahead() {
+	if e == nil || !c.valid(e) || e.nameless() || c.clock.now() >= e.dead || cl.need.ahead() {
 		return nil
 	}
 	return e
@@ -231,12 +270,13 @@ func (c *Cache[K, V]) begin(cl *call[K, V], wait bool) error {
 	st.running++
 	cl.begun = true
 	cl.start = c.clock.now()
+	cl.since = c.stamps.last.Load()
 	cl.gen = cl.slot.load()
 	if s := c.shared; s != nil {
 		cl.link = *s.link.Load()
 		cl.known = max(*s.known.Load(), cl.need.bound)
 	}
-	if e := c.memory.get(cl.key); e != nil && e.valid() {
+	if e := c.memory.get(cl.key); e != nil && c.valid(e) {
 		cl.before = e
 	}
 	return nil
@@ -262,7 +302,7 @@ func (c *Cache[K, V]) finish(cl *call[K, V], out outcome[V], keep *entry[V]) {
 	}
 	if st.current == cl {
 		sh.detach(cl.name, st)
-		if keep != nil && keep.valid() {
+		if keep != nil && c.valid(keep) {
 			c.memory.set(cl.key, keep)
 		}
 	}

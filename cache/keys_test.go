@@ -58,7 +58,7 @@ func TestKeyTypesThatNeedAFunction(t *testing.T) {
 }
 
 func FuzzEnvelope(f *testing.F) {
-	good := envelope{7, time.Minute, time.Hour, "db=01", []byte("value")}
+	good := envelope{schema: 7, fresh: time.Minute, kept: time.Hour, took: time.Second, heard: "0001.0002", token: "db=01", value: []byte("value"), compressed: true}
 	f.Add(good.seal())
 	f.Add([]byte(envelopeMagic))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 )
 
@@ -20,6 +21,16 @@ type Options[K comparable, V any] struct {
 	// StaleIfError is how long after TTL a value is still served where its load failed. 0 means not at all.
 	StaleIfError time.Duration
 
+	// EarlyRefresh is how eagerly a value is fetched anew before its TTL ends, so that a hot key does not expire: a hit that finds
+	// it fresh begins a load behind it with a probability that grows towards the end and with the time that loads take. It is the
+	// beta of "Optimal Probabilistic Cache Stampede Prevention" (Vattani et al., VLDB 2015): 0 means 1, more is earlier, a negative
+	// one never.
+	EarlyRefresh float64
+
+	// Meta says of a value that was loaded how long it is good and which tags it has, by which InvalidateTag finds it. nil means
+	// TTL and no tags. "Not found" has neither.
+	Meta func(K, V) Meta
+
 	// MaxEntries is how many values memory holds. 0 means 10000.
 	MaxEntries int
 
@@ -28,6 +39,13 @@ type Options[K comparable, V any] struct {
 	LoadMany func(ctx context.Context, keys []K) (map[K]V, error)
 	// LoadTimeout bounds a load, which has failed then. 0 means 30 s.
 	LoadTimeout time.Duration
+
+	// SoftTimeout is how long a Get waits for a load if there is a stale value to serve instead, within StaleIfError. 0 means as
+	// long as the load takes. The load goes on, and what it brings is kept.
+	SoftTimeout time.Duration
+	// HardTimeout is how long a Get waits for a value at all. 0 means as long as the load takes. The load goes on, and what it
+	// brings is kept.
+	HardTimeout time.Duration
 
 	// NotFound says which of the loader's errors mean that there is no such key. They are not failures of the origin: they
 	// are remembered for NegativeTTL, in memory only, and left out of what GetMany returns. nil means that none does.
@@ -43,8 +61,11 @@ type Options[K comparable, V any] struct {
 	// DisconnectedTTL is how long values in memory are trusted while no invalidations can be heard. 0 means 5 s.
 	DisconnectedTTL time.Duration
 
-	// Codec turns values into bytes for Remote. nil means encoding/json.
+	// Codec turns values into bytes for Remote. nil means encoding/json. From 1 KiB on they are compressed if that saves a tenth.
 	Codec Codec
+	// MaxValueSize is how many bytes a value may have as Codec writes it; larger ones are kept in memory only, for DisconnectedTTL
+	// at most, and larger records are not read. 0 means 4 MiB.
+	MaxValueSize int
 	// Key turns a key into text, a different one for each key. nil means text of the cache's own for strings, integers,
 	// bools, arrays and structs of those and types with MarshalText; other key types need it.
 	Key func(K) string
@@ -52,14 +73,20 @@ type Options[K comparable, V any] struct {
 	// stored with another Schema, or another Go type, is a miss.
 	Schema string
 
+	// Clone returns a copy for each reader who may change what it gets. nil means that all readers share one value and none changes
+	// it, which costs nothing.
+	Clone func(V) V
+
 	// Logger is told of lost and regained connections and of values that cannot be decoded. nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// Codec turns values into bytes and back. It must be safe for concurrent use.
-type Codec interface {
-	Marshal(v any) ([]byte, error)
-	Unmarshal(data []byte, v any) error
+// Meta is what [Options].Meta says of a value.
+type Meta struct {
+	// TTL is how long the value is fresh. 0 means Options.TTL; negative means that it is not kept.
+	TTL time.Duration
+	// Tags are names shared with other values, at most 64.
+	Tags []string
 }
 
 const (
@@ -69,6 +96,7 @@ const (
 	defaultNegativeTTL     = 5 * time.Second
 	defaultRemoteTimeout   = 250 * time.Millisecond
 	defaultDisconnectedTTL = 5 * time.Second
+	defaultMaxValueSize    = 4 << 20
 )
 
 // check reports every value that is out of range.
@@ -89,6 +117,8 @@ func (o *Options[K, V]) check(name string, load func(context.Context, K) (V, err
 		{"StaleWhileRevalidate", o.StaleWhileRevalidate, 0},
 		{"StaleIfError", o.StaleIfError, 0},
 		{"LoadTimeout", o.LoadTimeout, defaultLoadTimeout},
+		{"SoftTimeout", o.SoftTimeout, 0},
+		{"HardTimeout", o.HardTimeout, 0},
 		{"RemoteTimeout", o.RemoteTimeout, defaultRemoteTimeout},
 		{"DisconnectedTTL", o.DisconnectedTTL, defaultDisconnectedTTL},
 	} {
@@ -98,6 +128,15 @@ func (o *Options[K, V]) check(name string, load func(context.Context, K) (V, err
 	}
 	if o.MaxEntries < 0 {
 		errs = append(errs, fmt.Errorf("cache: Options.MaxEntries = %d: must be >= 0 (0 means %d)", o.MaxEntries, defaultMaxEntries))
+	}
+	if o.MaxValueSize < 0 {
+		errs = append(errs, fmt.Errorf("cache: Options.MaxValueSize = %d: must be >= 0 (0 means %d)", o.MaxValueSize, defaultMaxValueSize))
+	}
+	if math.IsNaN(o.EarlyRefresh) || math.IsInf(o.EarlyRefresh, 0) {
+		errs = append(errs, fmt.Errorf("cache: Options.EarlyRefresh = %v: must be a number (0 means 1)", o.EarlyRefresh))
+	}
+	if o.SoftTimeout > 0 && o.StaleIfError == 0 && o.StaleWhileRevalidate == 0 {
+		errs = append(errs, fmt.Errorf("cache: Options.SoftTimeout = %v: has no effect without StaleIfError", o.SoftTimeout))
 	}
 	if o.NegativeTTL > 0 && o.NotFound == nil && o.LoadMany == nil {
 		errs = append(errs, fmt.Errorf("cache: Options.NegativeTTL = %v: has no effect without NotFound", o.NegativeTTL))
@@ -126,6 +165,12 @@ func (o *Options[K, V]) fill() {
 	}
 	if o.MaxEntries == 0 {
 		o.MaxEntries = defaultMaxEntries
+	}
+	if o.MaxValueSize == 0 {
+		o.MaxValueSize = defaultMaxValueSize
+	}
+	if o.EarlyRefresh == 0 {
+		o.EarlyRefresh = 1
 	}
 	if o.Codec == nil {
 		o.Codec = jsonCodec{}

@@ -6,27 +6,34 @@ import (
 )
 
 const (
-	maxBatch = 500 // keys in one call of Remote.Invalidate
+	maxBatch = 500 // keys or tags in one call of Remote.Invalidate
 
 	// What was sent is kept a while, for a remote that comes back from a failure without what it had acknowledged.
 	recentFor = time.Minute
-	maxRecent = 10_000 // keys
+	maxRecent = 10_000 // keys and tags
 
-	manyPending = 100_000 // keys, of which is warned
+	maxPending = 100_000 // keys and tags; beyond them everything is invalidated
 )
 
 // pending is the invalidations that the remote has not confirmed, and those that it confirmed lately. While a key is
-// pending, this process neither reads nor stores it in the remote. The number of keys has no bound: one that is dropped would
-// leave its old record to every process, and a remote has no way to drop all records of a space.
+// pending, this process neither reads nor stores it in the remote, and while a tag is, it reads no record that has it. Where
+// there are too many, one invalidation of everything stands for them all.
 type pending struct {
 	mu      sync.Mutex
-	keys    map[string]waiting
+	queued  [2]map[string]waiting // keys, tags
+	all     *waiting
 	added   uint64
 	sending bool
-	warned  bool // that there are many, since there were none
+
 	recent  []sent
-	count   int // keys in recent
+	count   int   // keys and tags in recent
+	dropped *sent // stands for what recent had to drop before its time
 }
+
+const (
+	pendingKeys = iota
+	pendingTags
+)
 
 type waiting struct {
 	token string
@@ -35,32 +42,59 @@ type waiting struct {
 
 type sent struct {
 	at    int64
-	names []string
+	what  what
 	token string
 }
 
 func (p *pending) len() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.keys)
+	return p.lenLocked()
 }
 
+func (p *pending) lenLocked() int {
+	n := len(p.queued[pendingKeys]) + len(p.queued[pendingTags])
+	if p.all != nil {
+		n++
+	}
+	return n
+}
+
+// has says whether the remote must be passed by for a key.
 func (p *pending) has(name string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, ok := p.keys[name]
-	return ok
+	_, ok := p.queued[pendingKeys][name]
+	return ok || p.all != nil
+}
+
+// hasTag says whether one of a record's tags, or everything, is invalidated without the remote's knowing.
+func (p *pending) hasTag(tags []string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, tag := range tags {
+		if _, ok := p.queued[pendingTags][tag]; ok {
+			return true
+		}
+	}
+	return p.all != nil
 }
 
 // took keeps what was sent for resend.
-func (p *pending) took(now int64, names []string, token string) {
+func (p *pending) took(now int64, w what, token string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.recent = append(p.recent, sent{now, names, token})
-	p.count += len(names)
+	p.recent = append(p.recent, sent{now, w, token})
+	p.count += w.len()
 	drop := 0
 	for drop < len(p.recent)-1 && (p.count > maxRecent || now-p.recent[drop].at > int64(recentFor)) {
-		p.count -= len(p.recent[drop].names)
+		if r := p.recent[drop]; now-r.at <= int64(recentFor) {
+			if p.dropped != nil {
+				r.token = merged(r.token, p.dropped.token)
+			}
+			p.dropped = &sent{r.at, what{all: true}, r.token}
+		}
+		p.count -= p.recent[drop].what.len()
 		drop++
 	}
 	if drop > 0 {
@@ -68,53 +102,76 @@ func (p *pending) took(now int64, names []string, token string) {
 	}
 }
 
-// queue adds invalidations to send, and sees to it that somebody does.
-func (s *shared) queue(names []string, token string) {
+// queue adds what is to be sent, and sees to it that somebody does.
+func (s *shared) queue(w what, token string) {
 	p := &s.pending
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.keys == nil {
-		p.keys = make(map[string]waiting)
+	for kind, names := range [...][]string{pendingKeys: w.keys, pendingTags: w.tags} {
+		if p.queued[kind] == nil {
+			p.queued[kind] = make(map[string]waiting)
+		}
+		for _, name := range names {
+			p.added++
+			p.queued[kind][name] = waiting{merged(p.queued[kind][name].token, token), p.added}
+		}
 	}
-	for _, name := range names {
-		p.added++
-		p.keys[name] = waiting{merged(p.keys[name].token, token), p.added}
-	}
-	if len(p.keys) > manyPending && !p.warned {
-		p.warned = true
-		s.log.Warn("cache: invalidations pile up in memory for a shared tier that does not take them", "cache", s.space, "keys", len(p.keys))
+	if w.all || p.lenLocked() > maxPending {
+		if !w.all {
+			s.log.Warn("cache: too many invalidations wait for a shared tier that does not take them; everything will be invalidated",
+				"cache", s.space, "waiting", p.lenLocked())
+		}
+		p.everything(token)
 	}
 	s.send()
+}
+
+// everything has one invalidation of everything stand for what is queued. p.mu is held.
+func (p *pending) everything(token string) {
+	for kind := range p.queued {
+		for _, w := range p.queued[kind] {
+			token = merged(token, w.token)
+		}
+		clear(p.queued[kind])
+	}
+	if p.all != nil {
+		token = merged(token, p.all.token)
+	}
+	p.added++
+	p.all = &waiting{token, p.added}
 }
 
 // resend queues what was sent lately.
 func (s *shared) resend() {
 	p := &s.pending
+	now := s.clock.now()
 	p.mu.Lock()
 	recent := p.recent
-	p.recent, p.count = nil, 0
+	if p.dropped != nil {
+		recent = append(recent, *p.dropped)
+	}
+	p.recent, p.count, p.dropped = nil, 0, nil
 	p.mu.Unlock()
-	now := s.clock.now()
 	for _, r := range recent {
 		if now-r.at <= int64(recentFor) {
-			s.queue(r.names, r.token)
+			s.queue(r.what, r.token)
 		}
 	}
 }
 
 // send starts the sender; p.mu is held.
 func (s *shared) send() {
-	if s.pending.sending || len(s.pending.keys) == 0 || s.ctx.Err() != nil {
+	if s.pending.sending || s.pending.lenLocked() == 0 || s.ctx.Err() != nil {
 		return
 	}
 	s.pending.sending = true
 	s.wg.Go(func() {
 		for pause := 50 * time.Millisecond; ; {
-			names, token, last := s.pending.batch()
-			if len(names) == 0 {
+			w, token, last := s.pending.batch()
+			if w.empty() {
 				return
 			}
-			reading, err := s.invalidate(s.ctx, names, token)
+			reading, err := s.invalidate(s.ctx, w, token)
 			if s.ctx.Err() != nil {
 				return
 			}
@@ -124,42 +181,52 @@ func (s *shared) send() {
 				continue
 			}
 			pause = 50 * time.Millisecond
-			for _, name := range names {
-				s.evict(name, "")
-			}
+			s.evict(w, "")
 			s.remember(reading)
-			s.pending.took(s.clock.now(), names, token)
-			s.pending.done(names, last)
-			s.counters.replayed.Add(uint64(len(names)))
+			s.pending.took(s.clock.now(), w, token)
+			s.pending.done(w, last)
+			s.counters.replayed.Add(uint64(w.len()))
 		}
 	})
 }
 
-// batch returns some of what is to be sent, with their tokens merged; nothing means that the sender has ended.
-func (p *pending) batch() (names []string, token string, last uint64) {
+// batch returns some of what is to be sent, with the tokens merged; nothing means that the sender has ended.
+func (p *pending) batch() (w what, token string, last uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	tokens := make([]string, 0, min(len(p.keys), maxBatch))
-	for name, w := range p.keys {
-		if len(names) == maxBatch {
-			break
-		}
-		names, tokens = append(names, name), append(tokens, w.token)
+	if p.all != nil {
+		return what{all: true}, p.all.token, p.added
 	}
-	p.sending = len(names) > 0
-	return names, merged(tokens...), p.added
+	var tokens []string
+	take := func(kind int) (names []string) {
+		for name, q := range p.queued[kind] {
+			if len(names) == maxBatch {
+				break
+			}
+			names, tokens = append(names, name), append(tokens, q.token)
+		}
+		return names
+	}
+	w.keys = take(pendingKeys)
+	if len(w.keys) == 0 {
+		w.tags = take(pendingTags)
+	}
+	p.sending = !w.empty()
+	return w, merged(tokens...), p.added
 }
 
 // done forgets what was sent, but not what came after last.
-func (p *pending) done(names []string, last uint64) {
+func (p *pending) done(w what, last uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, name := range names {
-		if p.keys[name].n <= last {
-			delete(p.keys, name)
-		}
+	if w.all && p.all.n <= last {
+		p.all = nil
 	}
-	if len(p.keys) == 0 {
-		p.warned = false
+	for kind, names := range [...][]string{pendingKeys: w.keys, pendingTags: w.tags} {
+		for _, name := range names {
+			if p.queued[kind][name].n <= last {
+				delete(p.queued[kind], name)
+			}
+		}
 	}
 }

@@ -96,33 +96,94 @@ func (w warnings) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// What cannot be sent is kept, however much it is, with one warning; and sent.
+// What cannot be sent is kept. Where it is too much, everything is invalidated instead, with a warning.
 func TestManyPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, o := newFakeStore(), new(origin)
 		n := store.node()
-		w := warnings{quiet.Handler(), "pile up", new(atomic.Int64)}
+		w := warnings{quiet.Handler(), "too many invalidations", new(atomic.Int64)}
 		c := open(t, o.load, cache.Options[int, int]{Remote: n, Logger: slog.New(w)})
+		other := open(t, o.load, cache.Options[int, int]{Remote: store.node()})
 		synctest.Wait()
 		keys := make([]int, 100_000)
-		for round, warned := range []int64{1, 2} {
-			n.set(func(n *fakeNode) { n.mute = true })
-			for i := range keys {
-				keys[i] = i
-			}
-			for _, some := range [][]int{keys, {-1}, {-2}} {
-				if err := c.Invalidate(t.Context(), some...); err == nil {
-					t.Fatal("confirmed")
-				}
-			}
-			if s := c.Stats(); s.Pending != len(keys)+2 || w.n.Load() != warned {
-				t.Errorf("round %d: %d warnings; stats: %+v", round, w.n.Load(), s)
-			}
-			n.set(func(n *fakeNode) { n.mute = false })
-			time.Sleep(time.Minute)
-			if s := c.Stats(); s.Pending != 0 || s.Replayed != uint64((round+1)*(len(keys)+2)) {
-				t.Errorf("round %d: stats: %+v", round, s)
-			}
+		for i := range keys {
+			keys[i] = i + 100
+		}
+		for _, c := range []*cache.Cache[int, int]{c, other} {
+			got, err := c.Get(t.Context(), 1)
+			want(t, got, err, 0)
+		}
+		n.set(func(n *fakeNode) { n.mute = true })
+		o.values[1].Store(1)
+		if err := c.Invalidate(t.Context(), 1); err == nil {
+			t.Fatal("confirmed")
+		}
+		if err := c.Invalidate(t.Context(), keys[1:]...); err == nil {
+			t.Fatal("confirmed")
+		}
+		if s := c.Stats(); s.Pending != len(keys) || w.n.Load() != 0 {
+			t.Errorf("%d warnings; stats: %+v", w.n.Load(), s)
+		}
+		if err := c.Invalidate(t.Context(), -1); err == nil {
+			t.Fatal("confirmed")
+		}
+		if s := c.Stats(); s.Pending != 1 || w.n.Load() != 1 {
+			t.Errorf("%d warnings; stats: %+v", w.n.Load(), s)
+		}
+		got, err := c.Get(t.Context(), 1) // every key passes the remote by
+		want(t, got, err, 1)
+		gets := n.called("Get")
+		got, err = c.Get(t.Context(), 2)
+		want(t, got, err, 0)
+		if n.called("Get") != gets {
+			t.Error("the remote was asked, which does not know what was invalidated")
+		}
+		n.set(func(n *fakeNode) { n.mute = false })
+		time.Sleep(5 * time.Second)
+		if s := c.Stats(); s.Pending != 0 || s.Replayed != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+		got, err = other.Get(t.Context(), 1)
+		want(t, got, err, 1)
+	})
+}
+
+// More than is remembered was invalidated in the minute before the remote lost it: everything is.
+func TestManyRecent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, o := newFakeStore(), new(origin)
+		n := store.node()
+		c := open(t, o.load, cache.Options[int, int]{Remote: n})
+		other := open(t, o.load, cache.Options[int, int]{Remote: store.node()})
+		synctest.Wait()
+		other.Get(t.Context(), 1)
+		store.mu.Lock()
+		snapshot := *store.spaces["test"].keys["1"]
+		store.mu.Unlock()
+		o.values[1].Store(1)
+		if err := c.Invalidate(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		keys := make([]int, 10_000)
+		for i := range keys {
+			keys[i] = i + 100
+		}
+		if err := c.Invalidate(t.Context(), keys...); err != nil {
+			t.Fatal(err)
+		}
+		store.mu.Lock()
+		sp := store.spaces["test"]
+		sp.incarnation, sp.n = sp.incarnation+1, 0
+		sp.keys["1"] = &snapshot
+		store.mu.Unlock()
+		n.disconnect()
+		time.Sleep(5 * time.Second)
+		if s := c.Stats(); s.Pending != 0 || s.Replayed == 0 {
+			t.Errorf("stats: %+v", s)
+		}
+		for range 2 {
+			got, err := other.Get(t.Context(), 1)
+			want(t, got, err, 1)
 		}
 	})
 }

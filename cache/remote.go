@@ -10,7 +10,8 @@ import (
 // implementation; rediscache is the one of this module.
 //
 // A Remote never decides whether a value is right: it keeps four things a key (a record, a lease, a token and its part in
-// the space's clock) and changes them atomically as its methods say. No wall clock takes part.
+// the space's clock) and, for each tag and for the whole space, a stamp: the reading of the clock at which it was invalidated
+// last. It changes them atomically as its methods say. No wall clock takes part.
 type Remote interface {
 	// Get answers each ask, in their order. It reads the key's record and, where the ask brings a lease and there is no
 	// record (or only the one named Instead), takes the lease unless another holds it. An ask with the lease that stands
@@ -18,11 +19,13 @@ type Remote interface {
 	Get(ctx context.Context, space string, asks []Ask) ([]Record, error)
 
 	// Put stores each fill whose lease still stands, ends that lease and reports which were stored, in their order. A fill
-	// without data only ends its lease.
+	// without data only ends its lease. A tag of the fill that has no stamp gets the
+	// fill's Heard for one.
 	Put(ctx context.Context, space string, fills []Fill) (stored []bool, err error)
 
 	// Invalidate deletes record and lease of each key, merges the token into the key's (as causal.Merge does) for
-	// TokenTTL, then advances the space's clock by one and sends every listener the Event that it returns. If it fails the
+	// TokenTTL, then advances the space's clock by one, stamps the tags, or with All the space, with the new reading, merges the
+	// token into that of the space if there are tags or All, and sends every listener the Event that it returns. If it fails the
 	// outcome is unknown. Doing it twice does no harm.
 	Invalidate(ctx context.Context, space string, inv Invalidation) (Event, error)
 
@@ -53,6 +56,11 @@ type Record struct {
 	Data []byte
 	// Left is how long the record will stay.
 	Left time.Duration
+	// Tags are what it was stored with.
+	Tags []string
+	// Stamp is the greatest stamp of the space and of the record's tags, read after the record: empty where neither was ever
+	// invalidated, and text greater than any reading where a tag has no stamp, for it must have been lost.
+	Stamp string
 	// Leased says that the asker now holds the lease it asked for.
 	Leased bool
 	// Token is the key's causal token; only where Leased.
@@ -67,15 +75,23 @@ type Fill struct {
 	Data []byte
 	// TTL is how long it stays.
 	TTL time.Duration
+	// Tags are the value's, of up to 200 bytes each.
+	Tags []string
+	// Heard is a reading of the clock, of before the load, or empty.
+	Heard string
 }
 
-// Invalidation says which keys no longer have the value they had.
+// Invalidation says which keys no longer have the value they had, or which tags the values that are no longer right.
 type Invalidation struct {
 	Keys []string
+	Tags []string
+	All  bool // every value of the space
 	// Token is what the writer has written, as causal.Token writes it, or empty.
 	Token string
 	// TokenTTL is how long a Remote keeps Token.
 	TokenTTL time.Duration
+	// StampTTL is how long a Remote keeps the tags' stamps at least.
+	StampTTL time.Duration
 	// From tells the sender from others, so that it knows its own.
 	From string
 }
@@ -90,7 +106,11 @@ type Event struct {
 	Connected   bool
 	Incarnation string
 	N           uint64
-	// Invalidation is the one that made the clock N. Without keys the event only reports the clock, which a Remote does
-	// after each time it connects, and then again now and then.
+	// Invalidation is the one that made the clock N. Without keys, tags and All the event only reports the clock, which a Remote
+	// does after each time it connects, and then again now and then. The first after connecting has the space's token.
 	Invalidation Invalidation
 }
+
+// Reading returns the clock's reading as text of fixed width that sorts: the incarnation, a dot and N in 16 hexadecimal digits.
+// Stamps are written so.
+func (e Event) Reading() string { return readingOf(e.Incarnation, e.N) }

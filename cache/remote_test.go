@@ -25,10 +25,23 @@ type fakeSpace struct {
 	incarnation int
 	n           uint64
 	listeners   map[*fakeListener]bool
+	stamps      map[string]fakeStamp // of tags
+	all, token  string
+}
+
+type fakeStamp struct {
+	at  string
+	end time.Time
+}
+
+func (sp *fakeSpace) stamp(tag string) (at string, ok bool) {
+	s, ok := sp.stamps[tag]
+	return s.at, ok && time.Now().Before(s.end)
 }
 
 type fakeKey struct {
 	id, data string
+	tags     []string
 	dataEnd  time.Time
 	lease    string
 	leaseEnd time.Time
@@ -110,7 +123,7 @@ func (n *fakeNode) call(ctx context.Context, method string) error {
 func (s *fakeStore) space(name string) *fakeSpace {
 	sp := s.spaces[name]
 	if sp == nil {
-		sp = &fakeSpace{keys: make(map[string]*fakeKey), incarnation: 1, listeners: make(map[*fakeListener]bool)}
+		sp = &fakeSpace{keys: make(map[string]*fakeKey), incarnation: 1, listeners: make(map[*fakeListener]bool), stamps: make(map[string]fakeStamp)}
 		s.spaces[name] = sp
 	}
 	return sp
@@ -146,9 +159,18 @@ func (n *fakeNode) Get(ctx context.Context, space string, asks []cache.Ask) ([]c
 	defer n.store.mu.Unlock()
 	records := make([]cache.Record, len(asks))
 	for i, a := range asks {
-		k := n.store.space(space).key(a.Key)
+		sp := n.store.space(space)
+		k := sp.key(a.Key)
 		if k.id != "" {
-			records[i] = cache.Record{ID: k.id, Data: []byte(k.data), Left: time.Until(k.dataEnd)}
+			records[i] = cache.Record{ID: k.id, Data: []byte(k.data), Left: time.Until(k.dataEnd), Tags: k.tags}
+			records[i].Stamp = sp.all
+			for _, tag := range k.tags {
+				stamp, ok := sp.stamp(tag)
+				if !ok {
+					stamp = "~"
+				}
+				records[i].Stamp = max(records[i].Stamp, stamp)
+			}
 		}
 		if a.Lease == "" || k.id != "" && (a.Instead == "" || a.Instead != k.id) {
 			continue
@@ -177,12 +199,20 @@ func (n *fakeNode) Put(ctx context.Context, space string, fills []cache.Fill) ([
 	defer n.store.mu.Unlock()
 	stored := make([]bool, len(fills))
 	for i, f := range fills {
-		k := n.store.space(space).key(f.Key)
+		sp := n.store.space(space)
+		k := sp.key(f.Key)
+		if f.Data != nil {
+			for _, tag := range f.Tags {
+				if _, ok := sp.stamp(tag); !ok {
+					sp.stamps[tag] = fakeStamp{f.Heard, time.Now().Add(f.TTL + time.Minute)}
+				}
+			}
+		}
 		switch {
 		case k.lease == f.Lease && f.Lease != "":
 			k.lease = ""
 			if f.Data != nil {
-				k.id, k.data, k.dataEnd = f.Lease, string(f.Data), time.Now().Add(f.TTL)
+				k.id, k.data, k.tags, k.dataEnd = f.Lease, string(f.Data), f.Tags, time.Now().Add(f.TTL)
 				stored[i] = true
 			}
 		case f.Data != nil && k.id == f.Lease:
@@ -210,6 +240,15 @@ func (n *fakeNode) Invalidate(ctx context.Context, space string, inv cache.Inval
 	sp.n++
 	ev := sp.report()
 	ev.Invalidation = inv
+	for _, tag := range inv.Tags {
+		sp.stamps[tag] = fakeStamp{ev.Reading(), time.Now().Add(inv.StampTTL)}
+	}
+	if inv.All {
+		sp.all = ev.Reading()
+	}
+	if inv.All || len(inv.Tags) > 0 {
+		sp.token, _ = causal.Merge(sp.token, inv.Token)
+	}
 	for l := range sp.listeners {
 		l.events <- ev
 	}
@@ -227,6 +266,7 @@ func (n *fakeNode) Listen(ctx context.Context, space string, handle func(cache.E
 		sp := n.store.space(space)
 		sp.listeners[l] = true
 		start := sp.report()
+		start.Invalidation.Token = sp.token
 		n.store.mu.Unlock()
 		n.mu.Lock()
 		cut := n.cut

@@ -29,7 +29,9 @@ type shared struct {
 	clock        *clock
 	log          *slog.Logger
 	counters     *counters
-	evict        func(name, token string)
+	evict        func(w what, token string)
+	demand       func(token string) // of every load from now on
+	stampTTL     time.Duration
 	ctx          context.Context // ends at Close
 	wg           *sync.WaitGroup
 	link         atomic.Pointer[link]
@@ -40,7 +42,7 @@ type shared struct {
 	own          map[string]struct{} // clock readings of own invalidations that are done with, until they are heard
 	failures     atomic.Int32
 	probe        atomic.Int64 // when the next call may try a remote that does not answer
-	lastWarnings [2]atomic.Int64
+	lastWarnings [3]atomic.Int64
 }
 
 // link is what has been heard, as one value: a reader sees all of it or what was before.
@@ -114,9 +116,10 @@ func (s *shared) handle(ev Event) {
 		return
 	}
 	inv := ev.Invalidation
-	reading := readingOf(ev.Incarnation, ev.N)
+	reading := ev.Reading()
 	next := l.n
-	if len(inv.Keys) > 0 {
+	w := what{inv.Keys, inv.Tags, inv.All}
+	if !w.empty() {
 		next++
 	}
 	restarted := l.incarnation != "" && l.incarnation != ev.Incarnation
@@ -133,14 +136,14 @@ func (s *shared) handle(ev Event) {
 	}
 
 	// What was invalidated goes before the clock moves: a reader who finds the clock far enough finds the key gone.
-	own := inv.From == s.from && s.forget(reading)
-	for _, name := range inv.Keys {
-		if own {
-			continue
-		}
-		s.evict(name, inv.Token)
-		if inv.From != s.from {
-			s.counters.heard.Add(1)
+	switch own := inv.From == s.from; {
+	case w.empty(): // just after connecting: a token that was sent before
+		s.demand(inv.Token)
+	case own && s.forget(reading):
+	default:
+		s.evict(w, inv.Token)
+		if !own {
+			s.counters.heard.Add(uint64(w.len()))
 		}
 	}
 	if l.incarnation == ev.Incarnation {
@@ -212,16 +215,18 @@ func (s *shared) call(ctx context.Context, limit time.Duration, ask func(context
 }
 
 // invalidate sends names and returns the clock's reading.
-func (s *shared) invalidate(ctx context.Context, names []string, token string) (string, error) {
+func (s *shared) invalidate(ctx context.Context, w what, token string) (string, error) {
 	var ev Event
 	err := s.call(ctx, 4*s.timeout, func(ctx context.Context) (err error) {
-		ev, err = s.remote.Invalidate(ctx, s.space, Invalidation{Keys: names, Token: token, TokenTTL: tokenTTL, From: s.from})
+		ev, err = s.remote.Invalidate(ctx, s.space, Invalidation{
+			Keys: w.keys, Tags: w.tags, All: w.all, Token: token, TokenTTL: tokenTTL, StampTTL: s.stampTTL, From: s.from,
+		})
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	reading := readingOf(ev.Incarnation, ev.N)
+	reading := ev.Reading()
 	s.raise(reading)
 	return reading, nil
 }

@@ -23,7 +23,8 @@ const (
 type tokens struct {
 	mu           sync.Mutex
 	young, old   map[string]string
-	youngM, oldM string // the generations' tokens merged
+	youngM, oldM string    // the generations' tokens merged
+	every        [2]string // of all keys, since they may have a tag that was invalidated: young and old
 	floor        string
 	turned       int64
 }
@@ -34,14 +35,7 @@ func (t *tokens) add(name, token string, now int64) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	aged := now-t.turned > int64(tokenTTL)
-	if aged || len(t.young) >= maxTokens {
-		if !aged {
-			t.floor = merged(t.floor, t.oldM)
-		}
-		t.old, t.oldM = t.young, t.youngM
-		t.young, t.youngM, t.turned = nil, "", now
-	}
+	t.turn(now)
 	if t.young == nil {
 		t.young = make(map[string]string)
 	}
@@ -49,10 +43,33 @@ func (t *tokens) add(name, token string, now int64) {
 	t.youngM = merged(t.youngM, token)
 }
 
+func (t *tokens) addToEvery(token string, now int64) {
+	if token == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn(now)
+	t.every[0] = merged(t.every[0], token)
+}
+
+// turn begins a generation if it is time. t.mu is held.
+func (t *tokens) turn(now int64) {
+	aged := now-t.turned > int64(tokenTTL)
+	if !aged && len(t.young) < maxTokens {
+		return
+	}
+	if !aged {
+		t.floor = merged(t.floor, t.oldM, t.every[1])
+	}
+	t.old, t.oldM, t.every[1] = t.young, t.youngM, t.every[0]
+	t.young, t.youngM, t.every[0], t.turned = nil, "", "", now
+}
+
 func (t *tokens) of(name string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return merged(t.floor, t.old[name], t.young[name])
+	return merged(t.floor, t.every[1], t.every[0], t.old[name], t.young[name])
 }
 
 // merged is the token that demands what each of the given does. One that cannot be read becomes text that no scope accepts,

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -112,7 +114,7 @@ func (r *Remote) listen(ctx context.Context, space string, handle func(cache.Eve
 func (r *Remote) clock(ctx context.Context, space string) (cache.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, beaconLost)
 	defer cancel()
-	return reading(r.client.Run(ctx, read, []string{clockKey(space)}))
+	return reading(r.client.Run(ctx, read, []string{clockKey(space), spaceTokenKey(space)}))
 }
 
 // sendBeacons sends a beacon each second; one that does not get through is missed by who waits for it.
@@ -121,7 +123,8 @@ func (r *Remote) sendBeacons(ctx context.Context, space, channel string) {
 	defer tick.Stop()
 	for {
 		limited, cancel := context.WithTimeout(ctx, beaconLost)
-		r.client.Run(limited, beacon, []string{clockKey(space)}, channel)
+		args := append([]any{channel}, r.primaries(limited)...)
+		r.client.Run(limited, beacon, []string{clockKey(space)}, args...)
 		cancel()
 		select {
 		case <-tick.C:
@@ -129,4 +132,32 @@ func (r *Remote) sendBeacons(ctx context.Context, space, channel string) {
 			return
 		}
 	}
+}
+
+// primaries returns the run ids of a Cluster's primaries, or nothing if one does not answer. One server's the scripts know.
+func (r *Remote) primaries(ctx context.Context) (runs []any) {
+	client, ok := r.client.Redis().(*redis.ClusterClient)
+	if !ok {
+		return nil
+	}
+	var mu sync.Mutex
+	err := client.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+		info, err := c.Info(ctx, "server").Result()
+		if err != nil {
+			return err
+		}
+		_, run, _ := strings.Cut(info, "run_id:")
+		run, _, found := strings.Cut(run, "\r\n")
+		if !found || run == "" {
+			return errors.New("rediscache: no run_id in INFO")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		runs = append(runs, run)
+		return nil
+	})
+	if err != nil {
+		return nil
+	}
+	return runs
 }

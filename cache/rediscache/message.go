@@ -8,8 +8,9 @@ import (
 	"github.com/fairlead/fairlead/cache"
 )
 
-// A message on the bus is the clock's reading, two words, and an invalidation: its sender, its token and its keys, each with
-// its length before it, since a key may hold any bytes. A beacon has none.
+// A message on the bus is the clock's reading, two words, and an invalidation: its sender, its token and what it is about, each
+// with its length before it, since a key may hold any bytes. What it is about begins with k for a key, t for a tag and is * for
+// everything. A beacon has no invalidation.
 
 var errMessage = errors.New("rediscache: malformed message")
 
@@ -24,7 +25,13 @@ func encode(inv cache.Invalidation) string {
 	part(inv.From)
 	part(inv.Token)
 	for _, key := range inv.Keys {
-		part(key)
+		part("k" + key)
+	}
+	for _, tag := range inv.Tags {
+		part("t" + tag)
+	}
+	if inv.All {
+		part("*")
 	}
 	return b.String()
 }
@@ -52,7 +59,19 @@ func decode(message string) (cache.Event, error) {
 	case len(parts) < 3:
 		return cache.Event{}, errMessage
 	default:
-		ev.Invalidation = cache.Invalidation{From: parts[0], Token: parts[1], Keys: parts[2:]}
+		ev.Invalidation = cache.Invalidation{From: parts[0], Token: parts[1]}
+		for _, p := range parts[2:] {
+			switch {
+			case p == "*":
+				ev.Invalidation.All = true
+			case p != "" && p[0] == 'k':
+				ev.Invalidation.Keys = append(ev.Invalidation.Keys, p[1:])
+			case p != "" && p[0] == 't':
+				ev.Invalidation.Tags = append(ev.Invalidation.Tags, p[1:])
+			default:
+				return cache.Event{}, errMessage
+			}
+		}
 	}
 	return ev, nil
 }

@@ -58,12 +58,15 @@ func recordKey(space, key string) string { return "cache:{" + space + ":" + key 
 func leaseKey(space, key string) string  { return recordKey(space, key) + ":lease" }
 func tokenKey(space, key string) string  { return recordKey(space, key) + ":token" }
 func clockKey(space string) string       { return "cache:{" + space + "}" }
+func stampKey(space, tag string) string  { return clockKey(space) + ":tag:" + tag }
+func spaceTokenKey(space string) string  { return clockKey(space) + ":token" }
 func busChannel(space string) string     { return clockKey(space) + ":bus" }
 
 // Get reads records in one round trip; those that a lease is asked for, each with a script.
 func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cache.Record, error) {
 	records := make([]cache.Record, len(asks))
 	cmds := make([]redis.Cmder, 0, 2*len(asks))
+	var all *redis.StringCmd
 	err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
 		for _, a := range asks {
 			key := recordKey(space, a.Key)
@@ -80,6 +83,7 @@ func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cac
 			}
 			cmds = append(cmds, lease.Queue(ctx, p, keys, a.Lease, milliseconds(a.Hold), a.Instead, renew))
 		}
+		all = p.HGet(ctx, clockKey(space), "all")
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return nil, err
@@ -95,7 +99,7 @@ func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cac
 			if err != nil {
 				return nil, err
 			}
-			data, err := next().(*redis.StringCmd).Bytes()
+			data, err := next().(*redis.StringCmd).Result()
 			if err != nil && err != redis.Nil {
 				return nil, err
 			}
@@ -113,27 +117,60 @@ func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cac
 		left, _ := answer[1].(int64)
 		leased, _ := answer[2].(int64)
 		token, _ := answer[3].(string)
-		records[i] = record([]byte(data), time.Duration(left)*time.Millisecond)
+		records[i] = record(data, time.Duration(left)*time.Millisecond)
 		records[i].Leased, records[i].Token = leased == 1, token
 	}
-	return records, nil
+	stamp, err := all.Result()
+	if err != nil && err != redis.Nil {
+		return nil, err
+	}
+	return records, r.addStamps(ctx, space, records, stamp)
 }
 
-func record(data []byte, left time.Duration) cache.Record {
-	if len(data) < idSize || left <= 0 { // not ours: a record without an end was never made
-		return cache.Record{}
+// addStamps finds out the stamps of records, those of tags in a second round trip.
+func (r *Remote) addStamps(ctx context.Context, space string, records []cache.Record, all string) error {
+	var keys []string
+	for i := range records {
+		for _, tag := range records[i].Tags {
+			keys = append(keys, stampKey(space, tag))
+		}
+		if records[i].ID != "" {
+			records[i].Stamp = max(records[i].Stamp, all)
+		}
 	}
-	return cache.Record{ID: string(data[:idSize]), Data: data[idSize:], Left: left}
+	if len(keys) == 0 {
+		return nil
+	}
+	var found *redis.SliceCmd
+	err := r.client.Pipeline(ctx, func(p redis.Pipeliner) { found = p.MGet(ctx, keys...) })
+	if err != nil {
+		return err
+	}
+	stamps := found.Val()
+	if len(stamps) != len(keys) {
+		return fmt.Errorf("rediscache: %d stamps for %d tags", len(stamps), len(keys))
+	}
+	for i := range records {
+		for range records[i].Tags {
+			stamp, ok := stamps[0].(string)
+			if !ok {
+				stamp = noReading
+			}
+			records[i].Stamp, stamps = max(records[i].Stamp, stamp), stamps[1:]
+		}
+	}
+	return nil
 }
 
 // Put stores each fill with a script, all in one round trip.
 func (r *Remote) Put(ctx context.Context, space string, fills []cache.Fill) ([]bool, error) {
 	cmds := make([]*redis.Cmd, len(fills))
 	err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
+		r.queueStamps(ctx, p, space, fills)
 		for i, f := range fills {
 			data := ""
 			if f.Data != nil {
-				data = f.Lease + string(f.Data)
+				data = seal(f)
 			}
 			keys := []string{recordKey(space, f.Key), leaseKey(space, f.Key)}
 			cmds[i] = fill.Queue(ctx, p, keys, f.Lease, data, milliseconds(f.TTL))
@@ -153,30 +190,55 @@ func (r *Remote) Put(ctx context.Context, space string, fills []cache.Fill) ([]b
 	return stored, nil
 }
 
-// Invalidate deletes the keys, advances the clock and publishes.
+// queueStamps sees to it that the fills' tags have stamps. A stamp that lasts longer than need be, or is lower, does no harm
+// to the others.
+func (r *Remote) queueStamps(ctx context.Context, p redis.Pipeliner, space string, fills []cache.Fill) {
+	var keys []string
+	heard, ttl := noReading, time.Duration(0)
+	for _, f := range fills {
+		if f.Data == nil || len(f.Tags) == 0 {
+			continue
+		}
+		for _, tag := range f.Tags {
+			keys = append(keys, stampKey(space, tag))
+		}
+		heard, ttl = min(heard, f.Heard), max(ttl, f.TTL)
+	}
+	if len(keys) > 0 {
+		stamp.Queue(ctx, p, keys, heard, milliseconds(ttl+time.Minute))
+	}
+}
+
+// Invalidate deletes the keys, advances the clock, stamps the tags and publishes.
 func (r *Remote) Invalidate(ctx context.Context, space string, inv cache.Invalidation) (cache.Event, error) {
-	message := encode(inv)
 	ttl := milliseconds(inv.TokenTTL)
-	var cmd *redis.Cmd
-	if r.cluster {
-		var cmds []*redis.Cmd
+	keys := []string{clockKey(space), spaceTokenKey(space)}
+	dropped := 0
+	if r.cluster && len(inv.Keys) > 0 {
 		err := r.client.Pipeline(ctx, func(p redis.Pipeliner) {
 			for _, key := range inv.Keys {
-				cmds = append(cmds, drop.Queue(ctx, p, dropKeys(space, key), inv.Token, ttl))
+				drop.Queue(ctx, p, dropKeys(space, key), inv.Token, ttl)
 			}
 		})
 		if err != nil {
 			return cache.Event{}, err
 		}
-		cmd = r.client.Run(ctx, publish, []string{clockKey(space)}, busChannel(space), message)
-	} else {
-		keys := []string{clockKey(space)}
+	}
+	if !r.cluster {
 		for _, key := range inv.Keys {
 			keys = append(keys, dropKeys(space, key)...)
 		}
-		cmd = r.client.Run(ctx, invalidate, keys, busChannel(space), message, inv.Token, ttl)
+		dropped = len(inv.Keys)
 	}
-	ev, err := reading(cmd)
+	for _, tag := range inv.Tags {
+		keys = append(keys, stampKey(space, tag))
+	}
+	all := 0
+	if inv.All {
+		all = 1
+	}
+	ev, err := reading(r.client.Run(ctx, invalidate, keys,
+		busChannel(space), encode(inv), inv.Token, ttl, milliseconds(inv.StampTTL), all, dropped))
 	ev.Invalidation = inv
 	return ev, err
 }
@@ -191,11 +253,15 @@ func reading(cmd *redis.Cmd) (cache.Event, error) {
 	if err != nil {
 		return cache.Event{}, err
 	}
-	if len(answer) == 2 {
+	if len(answer) >= 2 {
 		incarnation, _ := answer[0].(string)
 		n, ok := answer[1].(int64)
 		if ok && incarnation != "" {
-			return cache.Event{Connected: true, Incarnation: incarnation, N: uint64(n)}, nil
+			ev := cache.Event{Connected: true, Incarnation: incarnation, N: uint64(n)}
+			if len(answer) > 2 {
+				ev.Invalidation.Token, _ = answer[2].(string)
+			}
+			return ev, nil
 		}
 	}
 	return cache.Event{}, fmt.Errorf("rediscache: a clock script answered %v", answer)
