@@ -20,4 +20,5 @@ func (e *Exceeded) Error() string {
 	return fmt.Sprintf("ratelimit: %s: limit exceeded, retry after %v", e.Name, e.RetryAfter)
 }
 
-var errStoreDown = errors.New("ratelimit: the store failed a moment ago")
+// Retryable returns false: to wait no longer is what the caller asked for. Package scale/retry asks for it.
+func (e *Exceeded) Retryable() bool { return false }

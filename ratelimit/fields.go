@@ -11,6 +11,8 @@ import (
 //	RateLimit-Policy: "client";q=400;w=2     the burst, and the time in which it comes back
 //	RateLimit: "client";r=399;t=1            permits left; within t seconds there are no more
 //
+// A quota's t is the time until its unit ends; permits in flight have qu="concurrent-requests" and no times.
+//
 // A limit that joins several has a policy for each, the second named "client-2", and RateLimit speaks of the one that binds.
 
 func policyName(name string, rule int) string {
@@ -27,22 +29,37 @@ func policyField(name string, rules []Rule) string {
 			b = append(b, ", "...)
 		}
 		b = append(strconv.AppendQuote(b, policyName(name, i)), ";q="...)
-		b = append(strconv.AppendInt(b, int64(r.Burst), 10), ";w="...)
-		b = strconv.AppendInt(b, max(1, ceilDiv(mulDiv(int64(r.Burst), r.unit, r.leak), int64(time.Second/time.Microsecond))), 10)
+		b = strconv.AppendInt(b, int64(r.Burst), 10)
+		switch {
+		case r.TTL != 0:
+			b = append(b, `;qu="concurrent-requests"`...)
+		case r.Unit == Month: // of no fixed length
+		case r.Unit != 0:
+			b = strconv.AppendInt(append(b, ";w="...), unitSeconds[r.Unit], 10)
+		default:
+			b = strconv.AppendInt(append(b, ";w="...), max(1, ceilDiv(mulDiv(int64(r.Burst), r.unit, r.leak), 1_000_000)), 10)
+		}
 	}
 	return string(b)
 }
 
+var unitSeconds = [...]int64{Minute: 60, Hour: 3600, Day: 86400, Week: 7 * 86400}
+
 func limitField(name string, d Decision, rules []Rule) string {
 	r := rules[d.Rule]
-	next := d.RetryAfter
-	if d.Allowed { // until there is one permit more than now
-		next = d.ResetAfter - micros(mulDiv(int64(d.Limit-d.Remaining-1), r.unit, r.leak))
-	}
 	buf := make([]byte, 0, 64)
 	buf = append(strconv.AppendQuote(buf, policyName(name, d.Rule)), ";r="...)
-	buf = append(strconv.AppendInt(buf, int64(d.Remaining), 10), ";t="...)
-	return string(strconv.AppendInt(buf, seconds(next), 10))
+	buf = strconv.AppendInt(buf, int64(d.Remaining), 10)
+	next := d.RetryAfter
+	switch {
+	case r.TTL != 0: // whenever one is given back
+		return string(buf)
+	case r.Unit != 0:
+		next = d.ResetAfter
+	case d.Allowed: // until there is one permit more than now
+		next = d.ResetAfter - micros(mulDiv(int64(d.Limit-d.Remaining-1), r.unit, r.leak))
+	}
+	return string(strconv.AppendInt(append(buf, ";t="...), seconds(next), 10))
 }
 
 // seconds rounds up and is never 0.

@@ -40,7 +40,7 @@ func TestNewReportsEveryMistakeAtOnce(t *testing.T) {
 			`ratelimit: a b: Options.Timeout = -1s: must be >= 0 (0 means 50ms)`,
 			`ratelimit: a b: Options.Store: NewMemory(-5): must be >= 0 (0 means 1048576)`,
 		}},
-		{"x", Limit{}, Options{}, []string{"ratelimit: x: limit: is the zero Limit: use PerSecond or Per"}},
+		{"x", Limit{}, Options{}, []string{"ratelimit: x: limit: is the zero Limit: use PerSecond, Per, Calendar or InFlight"}},
 		{"x", Per(-3, -time.Second).Burst(0), Options{}, []string{
 			"ratelimit: x: limit Per(-3, -1s): n must be 1 to 1000000000",
 			"ratelimit: x: limit Per(-3, -1s): d must be 1µs to 87600h0m0s",

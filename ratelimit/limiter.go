@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,7 @@ func (o OnError) String() string {
 
 const (
 	defaultTimeout = 50 * time.Millisecond
+	maxLease       = 10 * time.Second
 	maxProcesses   = 10_000
 	maxName        = 64
 )
@@ -43,6 +45,13 @@ type Options struct {
 	Store Store
 	// OnError says what happens while the store does not answer. 0 is Local. A Memory always answers.
 	OnError OnError
+	// Lease lets a process take permits in advance from a remote store and use them for this long, so that it asks for one of
+	// them out of many. The fleet is then granted at most burst + rate·(t + Lease) in any time t, the excess being no more than
+	// the permits out on lease. A process that needs d permits a second takes d·Lease at once, at most a quarter of the burst,
+	// and where that is less than two it asks for each. What it does not use is lost, so is what a killed process held. 250 ms is
+	// a good value. 0 means that every decision asks the store; negative is an error, so is more than 10 s. Only limits made of
+	// rates are leased.
+	Lease time.Duration
 	// Processes is how many processes share the limit, for the share each holds while Local decides. 0 means 1: then each
 	// process holds the whole limit by itself. At most 10,000.
 	Processes int
@@ -91,6 +100,9 @@ func New(name string, limit Limit, opts Options) (*Limiter, error) {
 	if opts.Processes < 0 || opts.Processes > maxProcesses {
 		errs = append(errs, fmt.Errorf("Options.Processes = %d: must be 0 to %d (0 means 1)", opts.Processes, maxProcesses))
 	}
+	if opts.Lease < 0 || opts.Lease > maxLease {
+		errs = append(errs, fmt.Errorf("Options.Lease = %v: must be 0 to %v (0 means none)", opts.Lease, maxLease))
+	}
 	if opts.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("Options.Timeout = %v: must be >= 0 (0 means %v)", opts.Timeout, defaultTimeout))
 	}
@@ -101,6 +113,9 @@ func New(name string, limit Limit, opts Options) (*Limiter, error) {
 		if err := c.Check(); err != nil {
 			errs = append(errs, fmt.Errorf("Options.Store: %w", err))
 		}
+	}
+	if err := supported(opts.Store, limit.rules); err != nil {
+		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
 		for i, err := range errs {
@@ -126,6 +141,20 @@ func New(name string, limit Limit, opts Options) (*Limiter, error) {
 		l.remote = newRemote(l)
 	}
 	return l, nil
+}
+
+// supported says what a store cannot count.
+func supported(store Store, rules []Rule) error {
+	counts := Rule.isRate
+	if s, ok := store.(interface{ Supports(Rule) bool }); ok {
+		counts = s.Supports
+	}
+	for _, r := range rules {
+		if !counts(r) {
+			return fmt.Errorf("Options.Store: a %T cannot count %s", store, r.describe(nil))
+		}
+	}
+	return nil
 }
 
 func validName(s string) bool {
@@ -155,8 +184,8 @@ func split(err error) []error {
 // could ever grant, and under Deny that of the store. A Decision beside an error does not allow.
 //
 // On a remote store a refusal is remembered for its RetryAfter, at most a second, and answered from memory: a key that hammers
-// costs the store nothing. A decision takes at most Options.Timeout. After a failure one request at a time tries the store, soon
-// only one each half second, and Options.OnError decides the others at once.
+// costs the store nothing. What is in flight may be given back at any time and is always asked for. A decision takes at most
+// Options.Timeout; where the store has not answered, Options.OnError decides.
 func (l *Limiter) Take(ctx context.Context, key string, cost int) (Decision, error) {
 	d, _, err := l.take(ctx, key, cost)
 	return d, err
@@ -175,6 +204,9 @@ func (l *Limiter) take(ctx context.Context, key string, cost int) (Decision, []R
 		return Decision{}, rules, fmt.Errorf("ratelimit: %s: cost %d: must be 1 to %d, the most that the limit grants at once", l.name, cost, most)
 	}
 	ask := Ask{Name: l.name, Key: key, Cost: cost, Rules: rules}
+	if holds(rules) {
+		ask.ID = rand.Text()
+	}
 	var d Decision
 	if l.memory != nil {
 		if err := ctx.Err(); err != nil {
@@ -184,8 +216,36 @@ func (l *Limiter) take(ctx context.Context, key string, cost int) (Decision, []R
 	} else if d, rules, err = l.remote.take(ctx, ask); err != nil {
 		return d, rules, err
 	}
+	d.id = ask.ID
 	l.counts.decided(d.Allowed)
 	return d, rules, nil
+}
+
+// Return gives back the permits of a Decision that Take returned for key: those in flight, so that others may have them, and those
+// of rates and quotas, which were then not used, as far as their time has not passed. Of a Decision that did not allow it gives
+// back nothing. Calling it twice for permits of rates is a mistake that it cannot detect.
+//
+// Where several limits guard one request, ask the strictest last and give back what the others granted if it refuses.
+//
+// It is best effort: the error is the store's, ErrClosed or the context's, and permits in flight time out anyhow.
+func (l *Limiter) Return(ctx context.Context, key string, d Decision) error {
+	if l.closed.Load() {
+		return fmt.Errorf("%s: %w", l.name, ErrClosed)
+	}
+	if !d.Allowed {
+		return nil
+	}
+	rules, err := l.rulesFor(ctx, key)
+	if err != nil {
+		return err
+	}
+	ask := Ask{Name: l.name, Key: key, Cost: d.Granted, Rules: rules, ID: d.id, At: d.At}
+	l.counts.returned.Add(1)
+	if l.memory != nil {
+		l.memory.giveBack(ask)
+		return nil
+	}
+	return l.remote.giveBack(ctx, ask, d.from)
 }
 
 func (l *Limiter) rulesFor(ctx context.Context, key string) ([]Rule, error) {
@@ -198,6 +258,11 @@ func (l *Limiter) rulesFor(ctx context.Context, key string) ([]Rule, error) {
 	}
 	if err := limit.valid(); err != nil {
 		return nil, fmt.Errorf("ratelimit: %s: LimitFor: %w", l.name, err)
+	}
+	if !onlyRates(limit.rules) {
+		if err := supported(l.opts.Store, limit.rules); err != nil {
+			return nil, fmt.Errorf("ratelimit: %s: LimitFor: %w", l.name, err)
+		}
 	}
 	return limit.rules, nil
 }

@@ -40,18 +40,26 @@ const (
 type shard struct {
 	mu      sync.Mutex
 	cells   map[uint64]cell
-	peak    int // most cells since the map was made
+	held    map[uint64]*flights // permits in flight
+	peak    int                 // most cells since the map was made
 	tick    uint32
 	evicted uint64
-	_       [64 - 40]byte // a cache line of its own
+	_       [64 - 48]byte // a cache line of its own
 }
 
+// cell is the state of a rate or a quota. Of a quota leak is 0, at is when the unit began (in microseconds since 1970) and unit when
+// it ends (by the store's clock).
 type cell struct {
 	level, at  int64 // units; microseconds of the store's clock
 	leak, unit int64
 }
 
-func (c cell) drainsAt() int64 { return c.at + ceilDiv(c.level, c.leak) }
+func (c cell) drainsAt() int64 {
+	if c.leak == 0 {
+		return c.unit
+	}
+	return c.at + ceilDiv(c.level, c.leak)
+}
 
 // NewMemory returns a Memory for at most keys rates, about 100 bytes each; 0 means 1,048,576, less than 64 is raised to
 // 64, and a negative number is reported by [New]. Several limiters may share one.
@@ -62,6 +70,9 @@ func NewMemory(keys int) *Memory {
 	}
 	return m
 }
+
+// Supports implements the optional part of [Store]: a Memory counts everything.
+func (m *Memory) Supports(Rule) bool { return true }
 
 // Check implements the optional part of [Store].
 func (m *Memory) Check() error {
@@ -88,7 +99,7 @@ func (m *Memory) len() int {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		n += len(s.cells)
+		n += len(s.cells) + len(s.held)
 		s.mu.Unlock()
 	}
 	return n
@@ -104,40 +115,117 @@ func (m *Memory) evicted() (n uint64) {
 	return n
 }
 
+// found is what a decision knows of a key.
+type found struct {
+	levels, waits [maxRules]int64
+	starts, ends  [maxRules]int64 // of quotas: the unit's, in microseconds since 1970 and of the store's clock
+	known         [maxRules]bool
+}
+
 func (m *Memory) take(ask Ask) Decision {
 	h := m.hash(ask.Name, ask.Key)
 	s := &m.shards[h>>shardShift]
-	var levels [maxRules]int64
-	var known [maxRules]bool
-	found := levels[:len(ask.Rules)]
+	var f found
 
 	s.mu.Lock()
 	// Read under the lock, so that time never runs backwards for a cell.
-	now := time.Since(m.start).Microseconds()
-	granted := true
+	wall := time.Now()
+	now := wall.Sub(m.start).Microseconds()
+	n := int64(ask.most())
 	for i, r := range ask.Rules {
-		leak, unit := r.Units()
+		_, unit := r.Units()
 		full := int64(r.Burst) * unit
-		c, ok := s.cells[h+uint64(i)*golden]
-		found[i], known[i] = c.levelAt(now, leak, unit, full), ok
-		granted = granted && found[i]+int64(ask.Cost)*unit <= full
+		s.find(&f, i, h, r, ask.ID, wall, now)
+		n = min(n, (full-f.levels[i])/unit)
 	}
-	if granted {
+	granted := 0
+	if n >= int64(ask.Cost) {
+		granted = int(n)
 		for i, r := range ask.Rules {
 			leak, unit := r.Units()
-			found[i] += int64(ask.Cost) * unit
-			if !known[i] {
-				s.makeRoom(now, max(m.keys, numShards)/numShards)
+			f.levels[i] += n * unit
+			if r.TTL != 0 {
+				f.waits[i] = max(f.waits[i], s.hold(h, ask.ID, granted, now, r.TTL, m.perShard()))
+				continue
 			}
-			s.cells[h+uint64(i)*golden] = cell{level: found[i], at: now, leak: leak, unit: unit}
+			if !f.known[i] {
+				s.makeRoom(now, m.perShard())
+			}
+			c := cell{level: f.levels[i], at: now, leak: leak, unit: unit}
+			if r.Unit != 0 {
+				c.at, c.leak, c.unit = f.starts[i], 0, f.ends[i]
+			}
+			s.cells[h+uint64(i)*golden] = c
 		}
 	}
 	if s.tick++; s.tick%sweepEvery == 0 {
 		s.sweep(now)
 	}
 	s.mu.Unlock()
-	return ask.Decide(granted, found)
+	d := ask.Decide(granted, f.levels[:len(ask.Rules)], f.waits[:len(ask.Rules)])
+	d.At = now
+	return d
 }
+
+// find reads the level of a rule into f.
+func (s *shard) find(f *found, i int, h uint64, r Rule, id string, wall time.Time, now int64) {
+	leak, unit := r.Units()
+	full := int64(r.Burst) * unit
+	if r.TTL != 0 {
+		f.levels[i], f.waits[i] = s.held[h].count(now, id)
+		f.levels[i] = min(f.levels[i], full)
+		return
+	}
+	c, ok := s.cells[h+uint64(i)*golden]
+	f.known[i] = ok
+	if r.Unit == 0 {
+		f.levels[i] = c.levelAt(now, leak, unit, full)
+		return
+	}
+	start, end := r.Window(wall)
+	f.starts[i], f.waits[i] = start.UnixMicro(), end.Sub(wall).Microseconds()+1
+	f.ends[i] = now + f.waits[i]
+	if c.leak == 0 && c.at == f.starts[i] {
+		f.levels[i] = min(c.level, full)
+	}
+}
+
+// Return implements [Store].
+func (m *Memory) Return(_ context.Context, ask Ask) error {
+	m.giveBack(ask)
+	return nil
+}
+
+func (m *Memory) giveBack(ask Ask) {
+	h := m.hash(ask.Name, ask.Key)
+	s := &m.shards[h>>shardShift]
+	var f found
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wall := time.Now()
+	now := wall.Sub(m.start).Microseconds()
+	for i, r := range ask.Rules {
+		if r.TTL != 0 {
+			s.release(h, ask.ID)
+			continue
+		}
+		s.find(&f, i, h, r, ask.ID, wall, now)
+		at := h + uint64(i)*golden
+		c, ok := s.cells[at]
+		switch {
+		case !ok:
+		case r.Unit == 0:
+			leak, unit := r.Units()
+			back := int64(ask.Cost)*unit - min(now-ask.At, int64(ask.Cost)*unit/leak+1)*leak
+			s.cells[at] = cell{level: max(0, f.levels[i]-max(0, back)), at: now, leak: leak, unit: unit}
+		case c.leak == 0 && c.at == f.starts[i] && now-ask.At <= wall.UnixMicro()-f.starts[i]:
+			c.level = max(0, c.level-int64(ask.Cost))
+			s.cells[at] = c
+		}
+	}
+}
+
+func (m *Memory) perShard() int { return max(m.keys, numShards) / numShards }
 
 func (m *Memory) hash(name, key string) uint64 {
 	hi, lo := bits.Mul64(maphash.String(m.seed, name)^mixName, maphash.String(m.seed, key)^mixKey)
@@ -146,7 +234,7 @@ func (m *Memory) hash(name, key string) uint64 {
 
 // levelAt is what is left of c at now, counted in units of which leak drain a microsecond, and cut to full. The zero cell is empty.
 func (c cell) levelAt(now, leak, unit, full int64) int64 {
-	if c.level == 0 {
+	if c.level == 0 || c.leak == 0 {
 		return 0
 	}
 	level := c.level
@@ -177,13 +265,22 @@ func (s *shard) makeRoom(now int64, most int) {
 	s.peak = max(s.peak, len(s.cells)+1)
 }
 
-// sweep looks at a few cells, in the random order of a map, and drops those that have drained. It runs at each new key and now and
+// sweep looks at a few cells, in the random order of a map, and drops those that have drained or timed out. It runs at each new key and now and
 // then besides, so that drained cells stay a bounded part of all.
 func (s *shard) sweep(now int64) {
 	n := 0
 	for h, c := range s.cells {
 		if c.drainsAt() <= now {
 			delete(s.cells, h)
+		}
+		if n++; n == sweepCells {
+			break
+		}
+	}
+	n = 0
+	for h, f := range s.held {
+		if level, _ := f.count(now, ""); level == 0 {
+			delete(s.held, h)
 		}
 		if n++; n == sweepCells {
 			break

@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -12,7 +13,7 @@ import (
 // Every limited response carries RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11). A refusal is 429 with
 // Retry-After, at least 1 and spread so that clients do not return together, and an application/problem+json body that names
 // the policy. Where there is no decision, because the store fails under Deny or the request's time has run out, it is 503.
-// Refusing takes no time and counts nothing against the client.
+// Refusing takes no time and counts nothing against the client. Permits in flight are given back when the handler returns.
 func Middleware(l *Limiter, key func(*http.Request) string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -32,6 +33,12 @@ func Middleware(l *Limiter, key func(*http.Request) string) func(http.Handler) h
 			if !d.Allowed {
 				refuse(w, http.StatusTooManyRequests, retryAfter(d.RetryAfter), "quota-exceeded", "Too many requests", policyName(l.name, d.Rule))
 				return
+			}
+			if holds(rules) {
+				defer func() {
+					// Whatever became of the request, and although its context has ended.
+					_ = l.Return(context.WithoutCancel(r.Context()), k, d)
+				}()
 			}
 			next.ServeHTTP(w, r)
 		})

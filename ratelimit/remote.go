@@ -16,11 +16,10 @@ const (
 	rememberSlots = 8192
 	deniedRetry   = time.Second
 	warnEvery     = 10 * time.Second
-	pauseFirst    = 50 * time.Millisecond // after the second failure in a row
-	pauseMost     = 500 * time.Millisecond
 )
 
-// remote asks a store that may be slow or gone: it remembers refusals, keeps to the time budget and falls back.
+// remote asks a store that may be slow or gone: it remembers refusals, keeps to the time budget and falls back. It is for the store
+// to fail at once while it is known to be gone.
 type remote struct {
 	l        *Limiter
 	store    Store
@@ -31,10 +30,10 @@ type remote struct {
 	start   time.Time
 	refused [rememberSlots]atomic.Pointer[refusal]
 
-	streak   atomic.Int64 // failures since the last answer; those that were under way together are one
-	failedAt atomic.Int64 // when the last of them was counted, nanoseconds since start
-	retryAt  atomic.Int64 // while there are any: nobody tries the store before, nanoseconds since start
-	probing  atomic.Bool  // and one at a time
+	leases *leases // nil without Options.Lease
+
+	down     atomic.Bool // the last answer was a failure
+	warned   atomic.Bool // and was logged
 	lastWarn atomic.Int64
 	checked  sync.Once
 }
@@ -51,6 +50,9 @@ type refusal struct {
 
 func newRemote(l *Limiter) *remote {
 	r := &remote{l: l, store: l.opts.Store, seed: maphash.MakeSeed(), start: time.Now()}
+	if l.opts.Lease > 0 {
+		r.leases = newLeases(r, l.opts.Lease)
+	}
 	if l.opts.OnError == Local {
 		r.fallback = NewMemory(0)
 		r.share = shareOf(l.limit.rules, l.opts.Processes)
@@ -74,6 +76,18 @@ func (r *remote) take(ctx context.Context, ask Ask) (Decision, []Rule, error) {
 		return Decision{}, ask.Rules, err
 	}
 	hash := maphash.String(r.seed, ask.Key)
+	if r.leases != nil && onlyRates(ask.Rules) {
+		return r.leases.take(ctx, hash, ask)
+	}
+	d, err := r.takeStore(ctx, hash, ask)
+	if err != nil && ctx.Err() == nil {
+		return r.without(ask, err)
+	}
+	return d, ask.Rules, err
+}
+
+// takeStore is the store's decision, or one that it would make. The error is the context's if that has ended.
+func (r *remote) takeStore(ctx context.Context, hash uint64, ask Ask) (Decision, error) {
 	slot := &r.refused[hash%rememberSlots]
 	if f := slot.Load(); f != nil && f.hash == hash && f.cost <= ask.Cost {
 		passed := time.Since(r.start) - f.at
@@ -82,79 +96,108 @@ func (r *remote) take(ctx context.Context, ask Ask) (Decision, []Rule, error) {
 			d := f.d
 			d.RetryAfter -= passed
 			d.ResetAfter = max(d.ResetAfter-passed, d.RetryAfter)
-			return d, ask.Rules, nil
+			return d, nil
 		}
 	}
-	if r.down() {
-		if int64(time.Since(r.start)) < r.retryAt.Load() || !r.probing.CompareAndSwap(false, true) {
-			return r.without(ask, nil)
-		}
-		defer r.probing.Store(false)
-	}
-
 	sent := time.Since(r.start)
 	d, err := r.ask(ctx, ask)
 	if err != nil {
 		if ctx.Err() != nil {
-			return Decision{}, ask.Rules, ctx.Err() // the caller went; it says nothing of the store
+			return Decision{}, ctx.Err() // the caller went; it says nothing of the store
 		}
-		r.failed(sent, err)
-		return r.without(ask, err)
+		r.failed(err)
+		return Decision{}, err
 	}
-	if r.down() && r.streak.Swap(0) > 0 {
+	if r.down.Load() && r.down.Swap(false) && r.warned.Swap(false) {
 		r.l.logger.Info("ratelimit: the store answers again", slog.String("limiter", r.l.name))
 	}
 	r.checked.Do(func() { r.check(ctx) })
-	if !d.Allowed && d.RetryAfter > 0 {
+	if !d.Allowed && d.RetryAfter > 0 && !holds(ask.Rules) {
 		slot.Store(&refusal{hash: hash, cost: ask.Cost, rules: ask.Rules, d: d, at: sent})
 	}
-	return d, ask.Rules, nil
+	return d, nil
 }
 
-// ask keeps the store to the time budget and turns its panics into errors.
+// giveBack returns permits to whoever granted them.
+func (r *remote) giveBack(ctx context.Context, ask Ask, from source) error {
+	if from == fromFallback {
+		if r.fallback != nil {
+			ask.Rules = r.shareFor(ask.Rules)
+			r.fallback.giveBack(ask)
+		}
+		return nil
+	}
+	hash := maphash.String(r.seed, ask.Key)
+	if from == fromLease {
+		r.leases.giveBack(hash, ask)
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := r.protected(ctx, func(ctx context.Context) error { return r.store.Return(ctx, ask) })
+	if err == nil {
+		// A refusal from before says nothing now.
+		if slot := &r.refused[hash%rememberSlots]; slot.Load() != nil {
+			slot.Store(nil)
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.failed(err)
+	return fmt.Errorf("ratelimit: %s: %w", r.l.name, err)
+}
+
 func (r *remote) ask(ctx context.Context, ask Ask) (d Decision, err error) {
+	err = r.protected(ctx, func(ctx context.Context) error {
+		d, err = r.store.Take(ctx, ask)
+		return err
+	})
+	return d, err
+}
+
+// protected keeps the store to the time budget and turns its panics into errors.
+func (r *remote) protected(ctx context.Context, f func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			d, err = Decision{}, fmt.Errorf("store panicked: %v", p)
+			err = fmt.Errorf("store panicked: %v", p)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, r.l.opts.Timeout)
 	defer cancel()
-	return r.store.Take(ctx, ask)
+	return f(ctx)
 }
-
-func (r *remote) down() bool { return r.streak.Load() > 0 }
 
 // without decides while the store does not.
 func (r *remote) without(ask Ask, err error) (Decision, []Rule, error) {
 	if r.fallback == nil {
 		r.l.counts.denied.Add(1)
 		d := Decision{Limit: ask.Rules[0].Burst, RetryAfter: deniedRetry, ResetAfter: deniedRetry}
-		if err == nil {
-			err = errStoreDown
-		}
 		return d, ask.Rules, fmt.Errorf("ratelimit: %s: denied, the store failed: %w", r.l.name, err)
 	}
 	r.l.counts.local.Add(1)
-	rules := r.share
-	if len(ask.Rules) != len(r.l.limit.rules) || &ask.Rules[0] != &r.l.limit.rules[0] {
-		rules = shareOf(ask.Rules, r.l.opts.Processes)
-	}
-	ask.Rules, ask.Cost = rules, min(ask.Cost, maxCost(rules))
-	return r.fallback.take(ask), rules, nil
+	rules := r.shareFor(ask.Rules)
+	ask.Rules, ask.Cost, ask.Most = rules, min(ask.Cost, maxCost(rules)), 0
+	d := r.fallback.take(ask)
+	d.from = fromFallback
+	return d, rules, nil
 }
 
-func (r *remote) failed(sent time.Duration, err error) {
-	r.l.counts.failures.Add(1)
-	now := int64(time.Since(r.start))
-	// One failure may be bad luck, so the next request tries again at once, also when many met it together. A store that goes on
-	// failing is left alone but for a try each half second.
-	if last := r.failedAt.Load(); int64(sent) >= last && r.failedAt.CompareAndSwap(last, now) {
-		if n := r.streak.Add(1); n > 1 {
-			r.retryAt.Store(now + int64(min(pauseFirst<<min(n-2, 8), pauseMost)))
-		}
+func (r *remote) shareFor(rules []Rule) []Rule {
+	if len(rules) != len(r.l.limit.rules) || &rules[0] != &r.l.limit.rules[0] {
+		return shareOf(rules, r.l.opts.Processes)
 	}
+	return r.share
+}
+
+func (r *remote) failed(err error) {
+	r.l.counts.failures.Add(1)
+	r.down.Store(true)
+	now := int64(time.Since(r.start))
 	if last := r.lastWarn.Load(); (last == 0 || now-last > int64(warnEvery)) && r.lastWarn.CompareAndSwap(last, max(now, 1)) {
+		r.warned.Store(true)
 		r.l.logger.Warn("ratelimit: the store failed", slog.String("limiter", r.l.name),
 			slog.String("on_error", r.l.opts.OnError.String()), slog.Any("error", err))
 	}

@@ -42,6 +42,20 @@ func (f *far) Take(ctx context.Context, ask Ask) (Decision, error) {
 	return f.Memory.Take(ctx, ask)
 }
 
+func (f *far) Return(ctx context.Context, ask Ask) error {
+	f.asked.Add(1)
+	switch {
+	case f.panics.Load():
+		panic("far: panic")
+	case f.fails.Load():
+		return errFar
+	case f.frozen.Load():
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f.Memory.Return(ctx, ask)
+}
+
 func (f *far) Warning(context.Context) string { return f.warn }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -114,7 +128,7 @@ func TestARefusalIsRememberedForASecondAtMost(t *testing.T) {
 	})
 }
 
-// TestAFrozenStoreCostsABoundedTime: the first to meet it waits for the budget, and so does one now and then; nobody else.
+// A store that is silent costs a decision its time budget and no more. (redislimit's fails at once when Redis is known to be gone.)
 func TestAFrozenStoreCostsABoundedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFar()
@@ -123,36 +137,27 @@ func TestAFrozenStoreCostsABoundedTime(t *testing.T) {
 			t.Fatalf("got %+v, %v", d, err)
 		}
 		store.frozen.Store(true)
-		var slow, granted int
-		for range 10_000 { // 10 s at a request a millisecond, one after the other
+		granted := 0
+		for range 1000 {
 			start := time.Now()
 			d, err := l.Take(t.Context(), "k", 1)
 			if err != nil || d.Limit != 100 {
 				t.Fatalf("got %+v, %v; want a decision by the share", d, err)
 			}
-			switch took := time.Since(start); took {
-			case 0:
-			case defaultTimeout:
-				slow++
-			default:
-				t.Fatalf("a decision took %v", took)
+			if took := time.Since(start); took != defaultTimeout {
+				t.Fatalf("a decision took %v, want %v", took, defaultTimeout)
 			}
 			if d.Allowed {
 				granted++
 			}
-			time.Sleep(time.Millisecond)
 		}
-		if slow > 25 || slow < 10 {
-			t.Errorf("%d requests of 11 s waited for the frozen store, want about two a second", slow)
-		}
-		if granted < 100 || granted > 101 { // a quarter of 400 at once, and one in 36 s
+		if granted < 100 || granted > 102 { // a quarter of 400 at once, and one in 36 s
 			t.Errorf("granted %d: want the share, 100", granted)
 		}
-		if s := l.Stats(); !s.Down || s.Local != 10_000 || s.Failures != uint64(slow) {
+		if s := l.Stats(); !s.Down || s.Local != 1000 || s.Failures != 1000 {
 			t.Errorf("stats %+v", s)
 		}
 		store.frozen.Store(false)
-		time.Sleep(pauseMost)
 		if d, err := l.Take(t.Context(), "other", 1); err != nil || d.Limit != 400 || l.Stats().Down {
 			t.Errorf("the store is back: got %+v, %v, down %v", d, err, l.Stats().Down)
 		}
@@ -195,31 +200,6 @@ func TestFailuresTogetherAreOne(t *testing.T) {
 			t.Errorf("the next request: got %+v, %v; want the store's decision", d, err)
 		}
 		if s := l.Stats(); s.Failures != 100 || s.Down {
-			t.Errorf("stats %+v", s)
-		}
-	})
-}
-
-func TestOnlyOneRequestTriesAStoreThatIsDown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := newFar()
-		l := mustNew(t, "x", Per(400, time.Hour), Options{Store: store, OnError: Deny, Logger: quiet()})
-		store.frozen.Store(true)
-		_, _ = l.Take(t.Context(), "k", 1)
-		before := store.asked.Load()
-		var wg sync.WaitGroup
-		for range 100 {
-			wg.Go(func() {
-				if d, err := l.Take(t.Context(), "k", 1); err == nil || d.Allowed {
-					t.Errorf("got %+v, %v", d, err)
-				}
-			})
-		}
-		wg.Wait()
-		if n := store.asked.Load() - before; n != 1 {
-			t.Errorf("%d of 100 tried, want 1", n)
-		}
-		if s := l.Stats(); s.Denied != 101 || s.Allowed != 0 || s.Refused != 0 {
 			t.Errorf("stats %+v", s)
 		}
 	})
@@ -278,7 +258,6 @@ func TestWhatDegradesIsLoggedOnce(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		store.fails.Store(false)
-		time.Sleep(pauseMost)
 		for range 10 {
 			_, _ = l.Take(t.Context(), "k", 1)
 		}

@@ -8,7 +8,7 @@ import (
 )
 
 type counts struct {
-	allowed, refused, remembered, failures, local, denied atomic.Uint64
+	allowed, refused, remembered, failures, local, denied, leased, returned atomic.Uint64
 }
 
 func (c *counts) decided(allowed bool) {
@@ -25,6 +25,8 @@ type Stats struct {
 	Refused    uint64 `json:"refused" metric:"fairlead.ratelimit.decisions,counter,outcome=refused"`
 	Denied     uint64 `json:"denied" metric:"fairlead.ratelimit.decisions,counter,outcome=denied"` // by Deny, without the store
 	Remembered uint64 `json:"remembered" metric:"fairlead.ratelimit.remembered,counter"`           // of Refused: without asking the store
+	Leased     uint64 `json:"leased" metric:"fairlead.ratelimit.leased,counter"`                   // of Allowed: from a lease, without asking the store
+	Returned   uint64 `json:"returned" metric:"fairlead.ratelimit.returned,counter"`               // decisions given back
 	Local      uint64 `json:"local" metric:"fairlead.ratelimit.local,counter"`                     // of Allowed and Refused: by Local, without the store
 	Failures   uint64 `json:"failures" metric:"fairlead.ratelimit.store_failures,counter"`         // errors and time-outs of the store
 	Down       bool   `json:"down" metric:"fairlead.ratelimit.store_down,max"`                     // the store's last answer was a failure
@@ -41,12 +43,14 @@ func (l *Limiter) Stats() Stats {
 		Denied:     l.counts.denied.Load(),
 		Remembered: l.counts.remembered.Load(),
 		Local:      l.counts.local.Load(),
+		Leased:     l.counts.leased.Load(),
+		Returned:   l.counts.returned.Load(),
 		Failures:   l.counts.failures.Load(),
 		Waiting:    l.lines.len(),
 	}
 	m := l.memory
 	if l.remote != nil {
-		s.Down = l.remote.down()
+		s.Down = l.remote.down.Load()
 		m = l.remote.fallback
 	}
 	if m != nil {

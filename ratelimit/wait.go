@@ -12,10 +12,13 @@ import (
 // wait in this process for the same key are served in the order they came, and only the first of them asks.
 //
 // It returns nil with the permit taken; *Exceeded, without waiting any longer, as soon as it is known that the permit comes after
-// ctx's deadline; else the context's error, ErrClosed, or what Take returns.
+// ctx's deadline; else the context's error, ErrClosed, or what Take returns. A limit with InFlight is an error: nobody could give back.
 func (l *Limiter) Wait(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if rules, err := l.rulesFor(ctx, key); err == nil && holds(rules) {
+		return fmt.Errorf("ratelimit: %s: Wait cannot give back what is in flight: use Take and Return", l.name)
 	}
 	line, ahead := l.lines.join(key)
 	defer l.lines.leave(key, line)
@@ -60,7 +63,7 @@ func (l *Limiter) atLeast(ctx context.Context, key string, ahead int) (wait time
 		return 0 // Take reports it
 	}
 	for _, r := range rules {
-		if n := int64(ahead + 1 - r.Burst); n > 0 {
+		if n := int64(ahead + 1 - r.Burst); n > 0 && r.isRate() {
 			wait = max(wait, micros(mulDiv(n, r.unit, r.leak)))
 		}
 	}

@@ -5,8 +5,9 @@
 //	}
 //
 // It checks what package ratelimit builds on: exact counts, atomic joined limits, refusals that cost nothing, permits that come
-// back when promised and no sooner. It takes about two seconds on a store that answers in a millisecond. It assumes that the
-// store's clock runs as fast as this process's, not that they agree; a slow machine cannot make a sound store fail.
+// back when promised and no sooner, and quotas and permits in flight if the store Supports them. It takes about six seconds on a
+// store that answers in a millisecond. It assumes that the store's clock runs as fast as this process's, not that they agree, but
+// for a few hours; a slow machine cannot make a sound store fail.
 package ratelimittest
 
 import (
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +29,7 @@ import (
 // Run checks the stores that open returns: one for each property, new or not, since every property uses names of its own.
 func Run(t *testing.T, open func(t *testing.T) ratelimit.Store) {
 	t.Helper()
-	for _, p := range properties {
+	for _, p := range propertiesOf(open(t)) {
 		t.Run(p.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -38,10 +40,26 @@ func Run(t *testing.T, open func(t *testing.T) ratelimit.Store) {
 	}
 }
 
-var properties = []struct {
+type property struct {
 	name  string
 	check func(context.Context, ratelimit.Store) error
-}{
+}
+
+// propertiesOf are those of what a store supports.
+func propertiesOf(s ratelimit.Store) []property {
+	all := slices.Clone(rates)
+	if s, ok := s.(interface{ Supports(ratelimit.Rule) bool }); ok {
+		if s.Supports(ratelimit.Calendar(1, ratelimit.Day, nil).Rules()[0]) {
+			all = append(all, quotas...)
+		}
+		if s.Supports(ratelimit.InFlight(1, time.Minute).Rules()[0]) {
+			all = append(all, inFlight...)
+		}
+	}
+	return all
+}
+
+var rates = []property{
 	{"ABurstIsExact", burstIsExact},
 	{"ACostIsTakenWholeOrNotAtAll", costIsWhole},
 	{"RefusalsCostNothing", refusalsCostNothing},
@@ -54,6 +72,9 @@ var properties = []struct {
 	{"ASmallerLimitCutsWhatIsStored", smallerCuts},
 	{"AnotherRateKeepsWhatIsUsed", rateKeeps},
 	{"ConcurrentTakesAreAtomic", concurrentIsAtomic},
+	{"AsManyAsFitAreGranted", asManyAsFit},
+	{"ReturnedPermitsAreThereAgain", returnedPermits},
+	{"DrainedPermitsAreNotReturned", drainedIsNotReturned},
 }
 
 // slow is a limit of which nothing comes back during a test.
@@ -88,8 +109,10 @@ func (c client) expect(cost int, want ratelimit.Decision) error {
 	if err != nil {
 		return err
 	}
-	got := d
-	got.RetryAfter, got.ResetAfter = 0, 0
+	if want.Allowed && d.Granted != cost || !want.Allowed && d.Granted != 0 {
+		return fmt.Errorf("cost %d: got %+v: Granted must be the cost, or 0", cost, d)
+	}
+	got := ratelimit.Decision{Allowed: d.Allowed, Rule: d.Rule, Limit: d.Limit, Remaining: d.Remaining}
 	if got != want {
 		return fmt.Errorf("cost %d: got %+v, want allowed %v, rule %d, limit %d, remaining %d", cost, d, want.Allowed, want.Rule, want.Limit, want.Remaining)
 	}
