@@ -14,8 +14,8 @@
 //
 // # Order of the guards
 //
-// From outside in: drain (answers with Connection: close once the drain has begun), telemetry, recover, deadline, then the
-// middleware given to Serve, outermost first, then the handler.
+// From outside in: drain (answers with Connection: close once the drain has begun), telemetry, recover, deadline, overload,
+// then the middleware given to Serve, outermost first, then the handler.
 //
 //   - Telemetry counts requests in flight and records a duration histogram by method, route pattern and status class. The
 //     route is the pattern of the [http.ServeMux] that was given to Serve; without a match, or with another router, the
@@ -27,6 +27,15 @@
 //     counts, a malformed one is ignored, and 0 is answered with 504 without starting the handler. The times are relative,
 //     so no clocks are compared. It covers streams and hijacked connections too: one that is to live longer takes
 //     [context.WithoutCancel] of its request's context and ends at drain.Closing.
+//   - Overload (package scale/overload) learns how many requests the service can work on at a time, and answers what is
+//     more than that with 503 and Retry-After within milliseconds, fairly by the client's address. A request that enters a lane
+//     of scale/offload gives its permit back, and so do streams: one that is hijacked or upgraded, and text/event-stream at
+//     its first flush. Options.Overload tunes it, gives it priorities, or switches it off.
+//
+// # Memory
+//
+// Without package cluster, Serve sets the Go runtime's memory limit to 0.9 of that of the control group less 64 MB, unless
+// GOMEMLIMIT is set (off is also a value) or the program has set one. A cluster's supervisor does that for its workers.
 //
 // # Components
 //

@@ -20,7 +20,7 @@ func (s *Service) guard(handler http.Handler, middleware []func(http.Handler) ht
 	for _, m := range slices.Backward(middleware) {
 		inner = m(inner)
 	}
-	inner = s.deadline(inner)
+	inner = s.deadline(s.limiter.Middleware(inner))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req := &request{began: time.Now()}
 		rw := respwriter.New(w, r, func(int) http.HandlerFunc { return nil })

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead/fairlead/scale/drain"
+	"github.com/fairlead/fairlead/scale/overload"
 )
 
 // Options are the settings of a Service. The zero value is good for production.
@@ -22,6 +23,12 @@ type Options struct {
 	// MaxTimeout bounds every request's context; a client's own time-out header can only shorten it. 0 means 30 s, negative
 	// means no bound.
 	MaxTimeout time.Duration
+
+	// Overload tunes the guard that finds out how many requests may run at a time and refuses the rest early (package
+	// scale/overload); Off in it lets everything through. Its fair shares are by the peer's address: behind a proxy set
+	// Overload.Key. The zero value is good for production; a nil Logger in it is this one, and MaxPatience 0 is 10 s or nine
+	// tenths of MaxTimeout, whichever is less, so that MaxTimeout is not taken for the clients' patience.
+	Overload overload.Options
 
 	// CheckTimeout bounds one readiness check (a component's Ping). 0 means 1 s; negative is an error.
 	CheckTimeout time.Duration
@@ -77,6 +84,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxHeaderBytes == 0 {
 		o.MaxHeaderBytes = 64 << 10
+	}
+	if o.Overload.Logger == nil {
+		o.Overload.Logger = o.Logger
+	}
+	if o.Overload.MaxPatience == 0 && o.MaxTimeout > 0 {
+		o.Overload.MaxPatience = min(10*time.Second, o.MaxTimeout/10*9)
 	}
 	o.Header = o.Header.Clone()
 	if o.Drain.Logger == nil {

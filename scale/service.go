@@ -1,6 +1,7 @@
 package scale
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/fairlead/fairlead/internal/process"
 	"github.com/fairlead/fairlead/internal/telemetry"
 	"github.com/fairlead/fairlead/scale/drain"
+	"github.com/fairlead/fairlead/scale/overload"
 )
 
 // Sample is one number of a component for the admin page and /metrics; a component of the application's own that has a
@@ -24,6 +26,7 @@ type Service struct {
 	name    string
 	opts    Options
 	traffic *traffic
+	limiter *overload.Limiter
 
 	mu         sync.Mutex
 	components []component
@@ -37,10 +40,15 @@ func New(name string, options Options) (*Service, error) {
 	if name == "" {
 		err = errors.Join(errors.New("scale: name is empty: must name the service"), err)
 	}
+	o := options.withDefaults()
+	limiter, limiterErr := overload.New(cmp.Or(name, "http"), o.Overload)
+	if limiterErr != nil {
+		err = errors.Join(err, fmt.Errorf("scale: Options.Overload: %w", limiterErr))
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &Service{name: name, opts: options.withDefaults(), traffic: newTraffic(name)}, nil
+	return &Service{name: name, opts: o, traffic: newTraffic(name), limiter: limiter}, nil
 }
 
 // Use gives components to the service: they are probed (Ping), shown (Samples) and closed in reverse order (Close), as far
@@ -106,8 +114,11 @@ func (s *Service) serve(ctx context.Context, components []component, handler htt
 	if err != nil {
 		return err
 	}
-	if w != nil {
+	if w == nil {
+		limitMemory()
+	} else {
 		w.AddSamples(s.traffic.samples)
+		w.AddSamples(s.limiter.Samples)
 		for _, c := range components {
 			if c.ping != nil {
 				w.AddCheck(c.name, newCheck(c.ping, s.opts.CheckTimeout).run)
