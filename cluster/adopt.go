@@ -5,11 +5,11 @@ package cluster
 import (
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/cluster/internal/wire"
 )
 
 const adoptRetry = 10 * time.Millisecond
@@ -18,7 +18,6 @@ const adoptRetry = 10 * time.Millisecond
 // slot has no worker that serves, nobody else empties the queue of its socket.
 type slotListener struct {
 	own      net.Listener
-	fds      map[int]int // the other slots' sockets, inherited and open until Close
 	accepted chan net.Conn
 	failed   chan error
 
@@ -29,9 +28,9 @@ type slotListener struct {
 	drained chan struct{}  // closed after Close, when nobody holds one any more
 }
 
-func newSlotListener(own net.Listener, fds map[int]int) *slotListener {
+func newSlotListener(own net.Listener) *slotListener {
 	l := &slotListener{
-		own: own, fds: fds,
+		own:      own,
 		accepted: make(chan net.Conn), failed: make(chan error),
 		adopted: make(map[int]net.Listener), drained: make(chan struct{}),
 	}
@@ -90,9 +89,6 @@ func (l *slotListener) Close() error {
 	for _, ln := range l.adopted {
 		ln.Close()
 	}
-	for _, fd := range l.fds { // an open one would keep its port taking connections that nobody accepts
-		sys.CloseFD(fd)
-	}
 	go func() {
 		l.work.Wait()
 		close(l.drained)
@@ -100,22 +96,21 @@ func (l *slotListener) Close() error {
 	return err
 }
 
-// adopt makes slots the ones that are accepted for besides the own.
-func (l *slotListener) adopt(slots []int) {
+// adopt makes the slots whose sockets fds are the ones that are accepted for besides the own. It keeps no fd.
+func (l *slotListener) adopt(fds map[int]int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return
 	}
 	for slot, ln := range l.adopted {
-		if !slices.Contains(slots, slot) {
+		if _, ok := fds[slot]; !ok {
 			ln.Close()
 			delete(l.adopted, slot)
 		}
 	}
-	for _, slot := range slots {
-		fd, ok := l.fds[slot]
-		if _, has := l.adopted[slot]; has || !ok {
+	for slot, fd := range fds {
+		if _, has := l.adopted[slot]; has {
 			continue
 		}
 		ln, err := sys.BorrowListener(fd)
@@ -124,5 +119,72 @@ func (l *slotListener) adopt(slots []int) {
 		}
 		l.adopted[slot] = ln
 		l.work.Go(func() { l.accept(ln, false) })
+	}
+}
+
+// adoptions are the sockets of other slots that this worker accepts for, also for listeners that the app has yet to ask for.
+type adoptions struct {
+	mu        sync.Mutex
+	closed    bool
+	fds       map[string]map[int]int // by listener and slot
+	listeners map[string]*slotListener
+}
+
+// update takes m's descriptors over.
+func (a *adoptions) update(m wire.Message) {
+	fds := make(map[string]map[int]int)
+	for i, fd := range m.FDs {
+		if i >= len(m.Names) || i >= len(m.Slots) {
+			sys.CloseFD(fd)
+			continue
+		}
+		of := fds[m.Names[i]]
+		if of == nil {
+			of = make(map[int]int)
+			fds[m.Names[i]] = of
+		}
+		of[m.Slots[i]] = fd
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old := a.fds
+	a.fds = fds
+	if a.closed {
+		old, a.fds = fds, nil
+	}
+	for name, l := range a.listeners {
+		l.adopt(a.fds[name])
+	}
+	closeFDs(old)
+}
+
+// open makes ln accept for what has been adopted too.
+func (a *adoptions) open(name string, ln net.Listener) net.Listener {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := newSlotListener(ln)
+	if a.listeners == nil {
+		a.listeners = make(map[string]*slotListener)
+	}
+	a.listeners[name] = l
+	l.adopt(a.fds[name])
+	return l
+}
+
+// close gives up the sockets that no listener has: an open one would keep its port taking connections that nobody accepts.
+// Listeners go on with what they have.
+func (a *adoptions) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	closeFDs(a.fds)
+	a.fds, a.listeners = nil, nil
+}
+
+func closeFDs(fds map[string]map[int]int) {
+	for _, of := range fds {
+		for _, fd := range of {
+			sys.CloseFD(fd)
+		}
 	}
 }

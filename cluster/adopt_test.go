@@ -58,22 +58,21 @@ func TestASlotListenerAcceptsForTheSlotsItHasAdopted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newSlotListener(own, map[int]int{1: fd})
+	l := newSlotListener(own)
 
 	say(t, otherAddr, "other") // waits in the other socket's queue
 	say(t, ownAddr, "own")
 	if got := heard(t, l); got != "own" {
 		t.Errorf("heard %q before the slot was adopted", got)
 	}
-	l.adopt([]int{1})
-	l.adopt([]int{1})
+	l.adopt(map[int]int{1: fd})
+	l.adopt(map[int]int{1: fd})
 	if got := heard(t, l); got != "other" {
 		t.Errorf("heard %q", got)
 	}
 	l.adopt(nil)
-	l.adopt([]int{7}) // a slot it knows nothing of
 	say(t, otherAddr, "later")
-	l.adopt([]int{1})
+	l.adopt(map[int]int{1: fd})
 	if got := heard(t, l); got != "later" {
 		t.Errorf("heard %q: a connection that came in between is lost", got)
 	}
@@ -101,7 +100,7 @@ func TestASlotListenerAcceptsForTheSlotsItHasAdopted(t *testing.T) {
 	if c, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Accept after the end: %v, %v", c, err)
 	}
-	l.adopt([]int{1})
+	l.adopt(map[int]int{1: fd})
 	if len(l.adopted) != 1 {
 		t.Errorf("adopted after Close: %v", l.adopted)
 	}

@@ -114,7 +114,7 @@ func conditionOf(st machine.Status) condition {
 	case st.Stopping:
 		c.text = "stopping"
 	default:
-		c.text = fmt.Sprintf("%d of %d workers ready", ready, len(st.Slots))
+		c.text = fmt.Sprintf("%d of %d workers ready", ready, st.Open)
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,8 @@ const (
 	defaultMinHealthy   = time.Second
 	defaultDrainTimeout = 20 * time.Second
 	defaultIdleGrace    = 2 * time.Second
+	defaultAdoptAfter   = 1500 * time.Millisecond
+	defaultHangTimeout  = 10 * time.Second
 	kubernetesPreStop   = 5 * time.Second
 	killAfter           = 5 * time.Second // what a worker has beyond its drain before it is killed
 )
@@ -55,6 +58,35 @@ type Options struct {
 	// PreStop is how long workers keep serving after the whole service was told to stop, while /readyz already says no. 0
 	// means 5s in Kubernetes and none elsewhere; negative means none.
 	PreStop time.Duration
+
+	// AdoptAfter is how long a ready worker may give no sign of life, of which it gives one every 500 ms, before another
+	// accepts connections for it too. It ends with the next sign. 0 means 1.5s; negative is an error.
+	AdoptAfter time.Duration
+
+	// HangTimeout is how long a ready worker may give no sign of life before it is replaced. It is told to write down what
+	// its goroutines do (SIGQUIT) and killed two seconds later. A worker that is busy does give signs of life. 0 means 10s;
+	// negative is an error.
+	HangTimeout time.Duration
+
+	// Alive says whether the app works: it finds a deadlock in a process that otherwise lives. It is called in each worker
+	// every 500 ms, once the one before has returned. While it returns an error, or has not returned for 2s, the worker
+	// gives no sign of life. It should not look at what all workers share, such as a database. nil means no such check.
+	Alive func(context.Context) error
+
+	// SoftMemory is the resident memory in bytes above which a worker is replaced, gracefully and one slot at a time. 0
+	// means no limit; negative is an error.
+	SoftMemory int64
+
+	// HardMemory is the resident memory in bytes above which a worker is killed. 0 means no limit; negative is an error.
+	HardMemory int64
+
+	// Lifetime is how long a worker may have been ready before it is replaced, gracefully, give or take a tenth. 0 means
+	// without end; negative is an error.
+	Lifetime time.Duration
+
+	// OneByOne makes a reload drain a worker before its successor starts, so that there is never one more than Workers.
+	// Without it that is done when the memory would not suffice for one more. In either case another worker must be ready.
+	OneByOne bool
 
 	// Logger takes the supervisor's and the workers' own messages. nil means slog.Default().
 	Logger *slog.Logger
@@ -116,9 +148,22 @@ func (o Options) validate() error {
 		{"ReadyTimeout", o.ReadyTimeout, defaultReadyTimeout},
 		{"DrainTimeout", o.DrainTimeout, defaultDrainTimeout},
 		{"IdleGrace", o.IdleGrace, defaultIdleGrace},
+		{"AdoptAfter", o.AdoptAfter, defaultAdoptAfter},
+		{"HangTimeout", o.HangTimeout, defaultHangTimeout},
 	} {
 		if d.value < 0 {
 			bad(d.field, d.value, fmt.Sprintf("must be >= 0 (0 means %v)", d.def))
+		}
+	}
+	if o.Lifetime < 0 {
+		bad("Lifetime", o.Lifetime, "must be >= 0 (0 means without end)")
+	}
+	for _, m := range []struct {
+		field string
+		value int64
+	}{{"SoftMemory", o.SoftMemory}, {"HardMemory", o.HardMemory}} {
+		if m.value < 0 {
+			bad(m.field, m.value, "must be >= 0 (0 means no limit)")
 		}
 	}
 	return errors.Join(errs...)
@@ -154,6 +199,8 @@ func (o Options) withDefaults() Options {
 	or(&o.MinHealthy, defaultMinHealthy)
 	or(&o.DrainTimeout, defaultDrainTimeout)
 	or(&o.IdleGrace, defaultIdleGrace)
+	or(&o.AdoptAfter, defaultAdoptAfter)
+	or(&o.HangTimeout, defaultHangTimeout)
 	if process.InKubernetes() {
 		or(&o.PreStop, kubernetesPreStop)
 	}

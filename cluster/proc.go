@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/fairlead/fairlead/cluster/internal/machine"
+	"github.com/fairlead/fairlead/cluster/internal/sys"
 	"github.com/fairlead/fairlead/cluster/internal/wire"
 )
 
@@ -17,18 +18,30 @@ type proc struct {
 	pid        int
 	instanceID string
 	conn       *wire.Conn
-	orders     chan wire.Message
+	orders     chan order
 	gone       chan struct{} // closed when the process has exited
 	end        exit          // as far as it is known
 	words      *lastWords
+
+	failing string // as last told to the machine
+	memory  int64
 
 	mu      sync.Mutex
 	request uint64
 	answers map[uint64]chan wire.Message
 }
 
+// order is a message on its way to a worker, and the owner of the descriptors that go with it.
+type order struct{ wire.Message }
+
+func (o order) close() {
+	for _, fd := range o.FDs {
+		sys.CloseFD(fd)
+	}
+}
+
 func newProc(id, pid int, instanceID string, conn *wire.Conn) *proc {
-	p := &proc{id: id, pid: pid, instanceID: instanceID, conn: conn, orders: make(chan wire.Message, 16), gone: make(chan struct{})}
+	p := &proc{id: id, pid: pid, instanceID: instanceID, conn: conn, orders: make(chan order, 16), gone: make(chan struct{})}
 	go p.send()
 	return p
 }
@@ -38,7 +51,9 @@ func (p *proc) send() {
 	for {
 		select {
 		case m := <-p.orders:
-			if p.conn.Send(m) != nil {
+			err := p.conn.Send(m.Message)
+			m.close()
+			if err != nil {
 				return
 			}
 		case <-p.gone:
@@ -50,19 +65,17 @@ func (p *proc) send() {
 // drain tells the worker to finish.
 func (p *proc) drain(stopping bool) { p.order(wire.Message{Type: wire.Drain, Stopping: stopping}) }
 
-// adopt tells the worker for which slots to accept besides its own.
-func (p *proc) adopt(slots []int) { p.order(wire.Message{Type: wire.Adopt, Slots: slots}) }
-
 // order makes room for m where older messages fill the queue: polls, or orders that m outdates.
 func (p *proc) order(m wire.Message) {
 	for {
 		select {
-		case p.orders <- m:
+		case p.orders <- order{m}:
 			return
 		default:
 		}
 		select {
-		case <-p.orders:
+		case old := <-p.orders:
+			old.close()
 		default:
 		}
 	}
@@ -74,7 +87,7 @@ func (p *proc) poll(n uint64) {
 		return
 	}
 	select {
-	case p.orders <- wire.Message{Type: wire.Poll, Poll: n}:
+	case p.orders <- order{wire.Message{Type: wire.Poll, Poll: n}}:
 	default:
 	}
 }
@@ -94,6 +107,9 @@ func (p *proc) receive(post func(any), t *totals) {
 		switch m.Type {
 		case wire.Update:
 			t.update(p.id, m.Frame, m.Poll)
+			p.judge(m.Frame, post)
+		case wire.Beat:
+			post(machine.Beat{ID: p.id, Sick: m.Error})
 		case wire.Profiled:
 			p.answer(m)
 		case wire.Ready:
@@ -101,6 +117,28 @@ func (p *proc) receive(post func(any), t *totals) {
 		case wire.Replace:
 			post(machine.Replace{ID: p.id})
 		}
+	}
+}
+
+// judge tells the machine what of a frame it goes by.
+func (p *proc) judge(f *wire.Frame, post func(any)) {
+	if f == nil {
+		return
+	}
+	failing := ""
+	for _, c := range f.Checks {
+		if c.Error != "" {
+			failing = c.Name + ": " + c.Error
+			break
+		}
+	}
+	if failing != p.failing {
+		p.failing = failing
+		post(machine.Checks{ID: p.id, Failing: failing})
+	}
+	if f.RSS != p.memory {
+		p.memory = f.RSS
+		post(machine.Memory{ID: p.id, Bytes: f.RSS})
 	}
 }
 

@@ -31,6 +31,22 @@ func newReporting(w *worker, conn interface{ Send(wire.Message) error }) *report
 	return &reporting{w: w, send: conn.Send, polls: make(chan uint64, 1), done: make(chan struct{})}
 }
 
+// beat tells that this process lives until the worker has closed, and nothing else: what takes longer might be taken for
+// silence on a busy machine. The app's own word on that, if it has one, is asked for elsewhere and may block.
+func (r *reporting) beat() {
+	sick := r.w.watchAlive()
+	tick := time.NewTicker(frameEvery)
+	defer tick.Stop()
+	for {
+		r.send(wire.Message{Type: wire.Beat, Error: sick()})
+		select {
+		case <-tick.C:
+		case <-r.w.closed:
+			return
+		}
+	}
+}
+
 // run sends frames until the worker has closed, and then the last one.
 func (r *reporting) run() {
 	defer close(r.done)
@@ -41,6 +57,11 @@ func (r *reporting) run() {
 		select {
 		case <-tick.C:
 		case poll = <-r.polls:
+		case <-r.w.checked:
+			r.mu.Lock()
+			r.update(0)
+			r.mu.Unlock()
+			continue
 		case <-r.w.closed:
 			last = true
 		}

@@ -24,7 +24,7 @@ type spawner struct {
 	exes    map[int]*sys.Executable
 	exeErrs map[int]error // why one could not be opened
 	devNull int
-	env     []string
+	workers int // that share the machine
 	stdout  *output
 	stderr  *output
 	logs    *logs
@@ -60,13 +60,7 @@ func newSpawner(o Options, sockets []*socket) (*spawner, error) {
 		sp.removePaths()
 		return nil, errors.Join(errs...)
 	}
-	sp.env = os.Environ()
-	if os.Getenv("GOMEMLIMIT") == "" {
-		// One more than the workers: a reload has that many for a while.
-		if share := process.MemoryShare(process.MemoryLimit(), o.Workers+1); share > 0 {
-			sp.env = append(sp.env, "GOMEMLIMIT="+strconv.FormatInt(share, 10))
-		}
-	}
+	sp.workers = o.Workers
 	sp.logs = newLogs()
 	sp.stdout, sp.stderr = newOutputs(os.Stdout, os.Stderr, sp.logs)
 	return sp, nil
@@ -123,12 +117,42 @@ func (sp *spawner) close() {
 	sp.logs.close()
 }
 
+// memoryShare is the GOMEMLIMIT of one of so many workers, 0 if there is none to set. They share it with one more: a reload
+// has that many for a while.
+func memoryShare(workers int) int64 {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return 0
+	}
+	return process.MemoryShare(process.MemoryLimit(), workers+1)
+}
+
+// adoption is the order to accept for other slots too, with their sockets.
+func (sp *spawner) adoption(slots []int) wire.Message {
+	m := wire.Message{Type: wire.Adopt}
+	for _, slot := range slots {
+		for _, s := range sp.sockets {
+			if s.shared == "" || slot >= len(s.fds) || len(m.FDs) == wire.MaxFDs {
+				continue
+			}
+			if fd, err := sys.Dup(s.fds[slot]); err == nil {
+				m.Names, m.Slots, m.FDs = append(m.Names, s.name), append(m.Slots, slot), append(m.FDs, fd)
+			}
+		}
+	}
+	return m
+}
+
 func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 	exe := sp.exes[w.Version]
 	if exe == nil {
 		return nil, sp.exeErrs[w.Version]
 	}
-	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int), Packets: make(map[string]int), Others: make(map[string]map[int]int)}
+	for _, s := range sp.sockets {
+		if err := s.grow(w.Slot + 1); err != nil {
+			return nil, err
+		}
+	}
+	cfg := workerConfig{Slot: w.Slot, Generation: w.Generation, InstanceID: newInstanceID(), Listeners: make(map[string]int), Packets: make(map[string]int)}
 	conn, childConn, err := sys.SocketPair()
 	if err != nil {
 		return nil, err
@@ -156,19 +180,10 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 			continue
 		}
 		cfg.Listeners[s.name] = len(files)
-		own := s.of(w.Slot)
-		files = append(files, s.fds[own])
-		if len(s.fds) == 1 {
-			continue
+		files = append(files, s.fds[s.of(w.Slot)])
+		if s.shared != "" {
+			cfg.Own = append(cfg.Own, s.name)
 		}
-		others := make(map[int]int)
-		for slot, fd := range s.fds {
-			if slot != own {
-				others[slot] = len(files)
-				files = append(files, fd)
-			}
-		}
-		cfg.Others[s.name] = others
 	}
 	words := newLastWords(crashFile())
 	if words.crash != nil {
@@ -177,7 +192,10 @@ func (sp *spawner) spawn(w machine.Worker) (*proc, error) {
 	}
 	config, err := json.Marshal(cfg)
 	if err == nil {
-		env := process.Environ(sp.env, process.Role{Name: process.RoleWorker, Workers: sp.opts.Workers, Config: string(config)})
+		env := process.Environ(os.Environ(), process.Role{Name: process.RoleWorker, Workers: sp.workers, Config: string(config)})
+		if share := memoryShare(sp.workers); share > 0 {
+			env = append(env, "GOMEMLIMIT="+strconv.FormatInt(share, 10))
+		}
 		var pid int
 		if pid, err = sys.Spawn(exe.SpawnPath(), os.Args, env, files); err == nil {
 			sp.stdout.pump(w.Slot, stdout, nil)

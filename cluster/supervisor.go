@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead/fairlead/cluster/internal/admin"
 	"github.com/fairlead/fairlead/cluster/internal/machine"
 	"github.com/fairlead/fairlead/cluster/internal/sys"
+	"github.com/fairlead/fairlead/cluster/internal/wire"
 	"github.com/fairlead/fairlead/internal/telemetry"
 )
 
@@ -84,6 +85,13 @@ func supervise(ctx context.Context, o Options) error {
 			MinHealthy:   o.MinHealthy,
 			Drain:        o.DrainTimeout + killAfter,
 			Stop:         o.PreStop + o.DrainTimeout + killAfter,
+			AdoptAfter:   o.AdoptAfter,
+			HangTimeout:  o.HangTimeout,
+			SoftMemory:   o.SoftMemory,
+			HardMemory:   o.HardMemory,
+			Lifetime:     o.Lifetime,
+			OneByOne:     o.OneByOne,
+			Room:         sys.Room,
 			Jitter:       rand.Float64,
 		}),
 		events:  make(chan any, 256),
@@ -128,24 +136,13 @@ func (s *supervisor) run(ctx context.Context, signals, children <-chan os.Signal
 		}
 		select {
 		case e := <-s.events:
-			switch e := e.(type) {
-			case func():
-				e()
-			case machine.Message:
-				s.handle(e)
-			}
+			s.take(e)
 		case sig := <-signals:
-			switch {
-			case sys.IsReload(sig):
-				s.log(slog.LevelInfo, "reload asked for by a signal", "signal", sig.String())
-				s.handle(machine.Reload{Slot: -1})
-			case sys.IsStop(sig):
-				s.log(slog.LevelInfo, "stopping", "signal", sig.String())
-				s.stopBySignal()
-			}
+			s.signal(sig)
 		case <-children:
 			s.reap()
 		case <-timer.C:
+			s.takeWaiting() // signs of life that have come, before anybody is found silent
 			s.handle(machine.Tick{})
 		case <-stop:
 			stop = nil
@@ -156,6 +153,52 @@ func (s *supervisor) run(ctx context.Context, signals, children <-chan os.Signal
 		return fmt.Errorf("cluster: %w", s.exit.Err)
 	}
 	return nil
+}
+
+func (s *supervisor) take(e any) {
+	switch e := e.(type) {
+	case func():
+		e()
+	case machine.Message:
+		s.handle(e)
+	}
+}
+
+// takeWaiting takes what has been posted so far.
+func (s *supervisor) takeWaiting() {
+	for range len(s.events) {
+		select {
+		case e := <-s.events:
+			s.take(e)
+		default:
+		}
+	}
+}
+
+func (s *supervisor) signal(sig os.Signal) {
+	by := sys.IsScale(sig)
+	switch {
+	case sys.IsReload(sig):
+		s.log(slog.LevelInfo, "reload asked for by a signal", "signal", sig.String())
+		s.handle(machine.Reload{Slot: -1})
+	case sys.IsUpgrade(sig):
+		s.log(slog.LevelInfo, "upgrade asked for by a signal", "signal", sig.String())
+		s.handle(machine.Upgrade{})
+	case by != 0:
+		s.log(slog.LevelInfo, "scale asked for by a signal", "signal", sig.String())
+		s.handle(machine.Scale{By: by})
+	case sys.IsStop(sig):
+		s.log(slog.LevelInfo, "stopping", "signal", sig.String())
+		s.stopBySignal()
+	}
+}
+
+// resize tells all workers that so many share the machine.
+func (s *supervisor) resize(workers int) {
+	s.spawner.workers = workers
+	for _, p := range s.procs {
+		p.order(wire.Message{Type: wire.Share, Workers: workers, Memory: memoryShare(workers)})
+	}
 }
 
 // stopBySignal stops gracefully the first time. Only another signal, which a person has to repeat, means "at once": the
@@ -206,7 +249,13 @@ func (s *supervisor) carryOut(e machine.Effect) {
 		}
 	case machine.Adopt:
 		if p := s.procs[e.ID]; p != nil {
-			p.adopt(e.Slots)
+			p.order(s.spawner.adoption(e.Slots))
+		}
+	case machine.Resize:
+		s.resize(e.Workers)
+	case machine.Quit:
+		if p := s.procs[e.ID]; p != nil {
+			sys.Quit(p.pid)
 		}
 	case machine.Kill:
 		if p := s.procs[e.ID]; p != nil {
@@ -288,7 +337,7 @@ func (s *supervisor) reload(slot int, done func(error)) error {
 	if s.status.Load().Stopping {
 		return fmt.Errorf("cluster: %w", machine.ErrStopping)
 	}
-	if n := len(s.status.Load().Slots); slot >= n {
+	if n := s.status.Load().Open; slot >= n {
 		return fmt.Errorf("cluster: there is no slot %d: they are 0 to %d", slot, n-1)
 	}
 	s.post(func() {
@@ -370,7 +419,10 @@ type clusterStats struct {
 	Ready    int `metric:"fairlead.cluster.workers,gauge,state=ready"`
 	Starting int `metric:"fairlead.cluster.workers,gauge,state=starting"`
 	Draining int `metric:"fairlead.cluster.workers,gauge,state=draining"`
+	Suspect  int `metric:"fairlead.cluster.workers,gauge,state=suspect"`
+	Hung     int `metric:"fairlead.cluster.workers,gauge,state=hung"`
 	Backoff  int `metric:"fairlead.cluster.workers,gauge,state=backoff"`
+	Errored  int `metric:"fairlead.cluster.workers,gauge,state=errored"`
 	Restarts int `metric:"fairlead.cluster.restarts,counter"`
 	Lost     int `metric:"fairlead.cluster.log.lines.dropped,counter"` // that the reader of the supervisor's output was too slow for
 }
@@ -392,6 +444,10 @@ func (s *supervisor) Latest() admin.Snapshot {
 				stats.Ready++
 			case machine.Starting:
 				stats.Starting++
+			case machine.Suspect:
+				stats.Suspect++
+			case machine.Hung:
+				stats.Hung++
 			case machine.Draining:
 				stats.Draining++
 			}
@@ -403,9 +459,14 @@ func (s *supervisor) Latest() admin.Snapshot {
 				RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
 			})
 		}
-		if !slot.Backoff.IsZero() {
+		switch slot.State {
+		case "backoff":
 			stats.Backoff++
-			snap.Workers = append(snap.Workers, admin.Worker{Slot: i, State: "backoff", Restarts: slot.Restarts, LastExit: slot.LastExit})
+		case "errored":
+			stats.Errored++
+		}
+		if !slot.Backoff.IsZero() {
+			snap.Workers = append(snap.Workers, admin.Worker{Slot: i, State: slot.State, Restarts: slot.Restarts, LastExit: slot.LastExit})
 		}
 	}
 	var own []telemetry.Sample

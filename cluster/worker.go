@@ -45,6 +45,7 @@ type worker struct {
 	orphaned atomic.Bool
 	replaced atomic.Bool // others go on: no pre-stop delay
 	closed   chan struct{}
+	checked  chan struct{} // holds one if what a check says has changed
 
 	mu      sync.Mutex
 	sockets map[string]func() (net.Listener, error)   // what Listener has not given away; nil when it has
@@ -72,6 +73,7 @@ func newWorker(o Options) *worker {
 		opts:    o,
 		onReady: func() {},
 		closed:  make(chan struct{}),
+		checked: make(chan struct{}, 1),
 		sockets: make(map[string]func() (net.Listener, error)),
 		packets: make(map[string]func() (net.PacketConn, error)),
 	}
@@ -151,7 +153,12 @@ func (w *worker) AddCheck(name string, run func(context.Context) error) {
 			ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 			err := c.run(ctx)
 			cancel()
-			c.last.Store(&err)
+			if old := c.last.Swap(&err); old == nil || (*old == nil) != (err == nil) {
+				select {
+				case w.checked <- struct{}{}:
+				default:
+				}
+			}
 			select {
 			case <-tick.C:
 			case <-w.closed:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -28,8 +29,8 @@ type workerConfig struct {
 
 	Crash int `json:"crash"` // descriptor of a file for last words, 0 is none
 
-	// Others are the sockets of the other slots, where each has its own: name to slot to descriptor.
-	Others map[string]map[int]int `json:"others"`
+	// Own names the listeners of which each slot has a socket of its own.
+	Own []string `json:"own"`
 }
 
 // controlFD is the worker's descriptor of its connection to the supervisor; the listeners follow.
@@ -48,11 +49,6 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 	for _, fd := range cfg.Packets {
 		syscall.CloseOnExec(fd)
 	}
-	for _, others := range cfg.Others {
-		for _, fd := range others {
-			syscall.CloseOnExec(fd)
-		}
-	}
 	if cfg.Crash != 0 {
 		leaveLastWords(cfg.Crash)
 	}
@@ -64,18 +60,14 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 
 	w := newWorker(o)
 	w.slot, w.generation, w.id = cfg.Slot, cfg.Generation, cfg.InstanceID
-	var adopters []*slotListener // guarded by w.mu, under which Listener opens a socket
-	var adopted []int
+	var adopted adoptions
 	for name, fd := range cfg.Listeners {
 		w.sockets[name] = func() (net.Listener, error) {
 			ln, err := sys.InheritedListener(fd)
-			if err != nil || cfg.Others[name] == nil {
+			if err != nil || !slices.Contains(cfg.Own, name) {
 				return ln, err
 			}
-			l := newSlotListener(ln, cfg.Others[name])
-			l.adopt(adopted)
-			adopters = append(adopters, l)
-			return l, nil
+			return adopted.open(name, ln), nil
 		}
 	}
 	for name, fd := range cfg.Packets {
@@ -100,16 +92,14 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 			case wire.Drain:
 				w.replaced.Store(!m.Stopping)
 				cancel(ErrDraining)
+				adopted.close()
 				if r.isReady.Load() { // an app that still starts may ask yet
 					w.closeSockets()
 				}
 			case wire.Adopt:
-				w.mu.Lock()
-				adopted = m.Slots
-				for _, l := range adopters {
-					l.adopt(adopted)
-				}
-				w.mu.Unlock()
+				adopted.update(m)
+			case wire.Share:
+				process.Resize(m.Workers, m.Memory)
 			case wire.Poll:
 				r.ask(m.Poll)
 			case wire.Profile:
@@ -135,6 +125,7 @@ func runWorker(ctx context.Context, app func(context.Context) error, o Options, 
 		}
 	}()
 	go r.run()
+	go r.beat()
 
 	err = app(appCtx)
 	w.close()

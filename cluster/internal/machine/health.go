@@ -131,10 +131,8 @@ func (m *Machine) adopt() {
 		return
 	}
 	want := map[*Worker][]int{}
-	var live []int
 	for i, s := range m.slots {
 		if serves(s.Current) || serves(s.Incoming) {
-			live = append(live, i)
 			continue
 		}
 		for n := range len(m.slots) - 1 {
@@ -156,9 +154,5 @@ func (m *Machine) adopt() {
 				m.do(Adopt{w.ID, w.Adopted})
 			}
 		}
-	}
-	if len(live) > 0 && !slices.Equal(live, m.live) {
-		m.live = live
-		m.do(Steer{live})
 	}
 }

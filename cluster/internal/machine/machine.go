@@ -43,7 +43,7 @@ const (
 	quitGrace    = 2 * time.Second // for a hung worker to write down what its goroutines do
 	askAgain     = time.Minute     // for a replacement that did not come about
 	pause        = time.Second     // a message that is due and comes later than that: this process stood still
-	maxSlots     = 1024
+	maxSlots     = 256
 )
 
 // ErrStopping is how an operation ends that the end of the service overtook.
@@ -127,7 +127,6 @@ type Machine struct {
 	versions map[int]bool // executables that are held
 	version  int          // the newest
 	settled  int          // that the last whole reload brought
-	live     []int        // slots whose own worker serves
 	roll     *roll
 	pending  []*request
 	resumed  []string // operations that an upgrade has carried out

@@ -106,8 +106,6 @@ type (
 		ID    int
 		Slots []int
 	}
-	// Steer names the slots whose own worker serves; other slots should get no new connections.
-	Steer struct{ Slots []int }
 	// Resize tells how many workers there will be, which share the machine.
 	Resize struct{ Workers int }
 	// Quit has a hung process write down what its goroutines do, and end.
@@ -144,7 +142,6 @@ type (
 func (Spawn) effect()        {}
 func (Drain) effect()        {}
 func (Adopt) effect()        {}
-func (Steer) effect()        {}
 func (Resize) effect()       {}
 func (Quit) effect()         {}
 func (Kill) effect()         {}

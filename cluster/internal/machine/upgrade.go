@@ -34,7 +34,6 @@ type state struct {
 	Booted   bool
 	Versions map[int]bool
 	Version  int
-	Live     []int
 	Pending  []*request
 	Done     []string
 }
@@ -46,7 +45,7 @@ func (m *Machine) State() (json.RawMessage, error) {
 	}
 	b, err := json.Marshal(state{
 		Slots: m.slots, LastID: m.lastID, Booted: m.booted, Versions: m.versions, Version: m.version,
-		Live: m.live, Pending: m.pending, Done: m.roll.ops,
+		Pending: m.pending, Done: m.roll.ops,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("machine: %w", err)
@@ -64,7 +63,7 @@ func Restore(cfg Config, b json.RawMessage) (*Machine, error) {
 	m := New(cfg)
 	m.slots, m.lastID, m.booted = st.Slots, st.LastID, st.Booted
 	m.versions, m.version, m.settled = st.Versions, st.Version, st.Version
-	m.live, m.pending, m.resumed = st.Live, st.Pending, st.Done
+	m.pending, m.resumed = st.Pending, st.Done
 	for _, s := range m.slots {
 		for _, w := range append([]*Worker{s.Current, s.Incoming}, s.Draining...) {
 			if w != nil {
@@ -77,9 +76,13 @@ func Restore(cfg Config, b json.RawMessage) (*Machine, error) {
 
 // resume is the first thing after an upgrade. Nobody was listened to while it happened.
 func (m *Machine) resume() {
-	for _, w := range m.workers {
+	for _, id := range slices.Sorted(mapKeys(m.workers)) {
+		w := m.workers[id]
 		if w.up() {
 			w.Beat = m.now
+		}
+		if serves(w) && len(w.Adopted) > 0 { // it may not have heard of that yet
+			m.do(Adopt{id, w.Adopted})
 		}
 	}
 	m.log(slog.LevelInfo, "upgrade done")

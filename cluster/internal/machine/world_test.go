@@ -21,7 +21,6 @@ type world struct {
 	ready    map[int]bool   // they have said so
 	drained  map[int]bool
 	accepts  map[int][]int // slots that were adopted
-	steered  []int
 	killed   map[int]bool
 	quit     map[int]bool
 	held     map[int]bool // executables
@@ -128,8 +127,6 @@ func (w *world) carryOut(e Effect) []Message {
 			w.fatalf("worker %d adopts after it was drained, told to quit or killed", e.ID)
 		}
 		w.accepts[e.ID] = e.Slots
-	case Steer:
-		w.steered = e.Slots
 	case Resize:
 		w.size = e.Workers
 	case Quit:
@@ -245,15 +242,8 @@ func (w *world) check() {
 		return
 	}
 	if !w.m.stopping {
-		var live []int
-		for i, s := range w.m.slots {
+		for i := range w.m.slots {
 			w.served(i, func(x Worker) bool { return w.m.workers[x.ID].State == Ready })
-			if serves(s.Current) || serves(s.Incoming) {
-				live = append(live, i)
-			}
-		}
-		if len(live) > 0 && !slices.Equal(live, w.steered) {
-			w.fatalf("steered to %v, live are %v", w.steered, live)
 		}
 	}
 	w.checkSlots()

@@ -63,3 +63,6 @@ func RSS() int64 { return 0 }
 
 // PeerUID is this user: the mode of the socket's file keeps others out.
 func PeerUID(net.Conn) (int, error) { return os.Geteuid(), nil }
+
+// Room says yes: how much memory is left is not known here.
+func Room(int64) bool { return true }

@@ -122,6 +122,9 @@ func Detach(ln io.Closer) (int, error) {
 	return fd, nil
 }
 
+// Dup is another descriptor of the same file.
+func Dup(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3) }
+
 // CloseFD closes a bare descriptor.
 func CloseFD(fd int) { unix.Close(fd) }
 
@@ -161,6 +164,9 @@ func Reap() []Exit {
 // Kill ends a process at once.
 func Kill(pid int) { syscall.Kill(pid, syscall.SIGKILL) }
 
+// Quit has a process of Go write down what its goroutines do and end.
+func Quit(pid int) { syscall.Kill(pid, syscall.SIGQUIT) }
+
 // WorkerSignals makes this process ignore what Ctrl-C sends to a whole terminal, keeps it alive when the reader of its
 // output has gone, and returns a channel that tells of TERM.
 func WorkerSignals() <-chan os.Signal {
@@ -177,7 +183,7 @@ func discard(signals ...os.Signal) { signal.Notify(make(chan os.Signal, 1), sign
 // SupervisorSignals returns the signals that a supervisor acts on.
 func SupervisorSignals() chan os.Signal {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU)
 	discard(syscall.SIGPIPE) // each line that is logged to a reader that has gone is one
 	return c
 }
@@ -191,6 +197,20 @@ func ChildSignal() chan os.Signal {
 
 // IsReload reports whether a signal asks a supervisor to reload.
 func IsReload(s os.Signal) bool { return s == syscall.SIGHUP }
+
+// IsUpgrade reports whether a signal asks a supervisor to upgrade itself.
+func IsUpgrade(s os.Signal) bool { return s == syscall.SIGUSR2 }
+
+// IsScale returns how many workers more or less a signal asks for, or 0.
+func IsScale(s os.Signal) int {
+	switch s {
+	case syscall.SIGTTIN:
+		return 1
+	case syscall.SIGTTOU:
+		return -1
+	}
+	return 0
+}
 
 // IsStop reports whether a signal asks a supervisor to stop.
 func IsStop(s os.Signal) bool { return s == syscall.SIGTERM || s == syscall.SIGINT }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -25,7 +26,9 @@ const (
 	Update  = "frame"   // worker: Frame
 	Drain   = "drain"   // supervisor: finish and exit
 	Poll    = "poll"    // supervisor: send a frame that carries the same Poll
-	Adopt   = "adopt"   // supervisor: accept for these Slots too, and for no others
+	Adopt   = "adopt"   // supervisor: accept for these Slots too, and for no others; FDs are their sockets
+	Beat    = "beat"    // worker: it lives; Error is why the app says that it does not work
+	Share   = "share"   // supervisor: so many Workers share the machine, of whose memory Memory is for each
 
 	Profile  = "profile"  // supervisor: take a profile of this Kind, over so many Seconds
 	Profiled = "profiled" // worker: Data of the same Request, or an Error
@@ -33,18 +36,27 @@ const (
 
 // Message is one message of either side.
 type Message struct {
-	Type     string `json:"type"`
-	Poll     uint64 `json:"poll,omitempty"`     // Poll, and the Update that answers it
-	Stopping bool   `json:"stopping,omitempty"` // Drain: the whole service stops, nobody takes over
-	Slots    []int  `json:"slots,omitempty"`    // Adopt
-	Frame    *Frame `json:"frame,omitempty"`    // Update
+	Type     string   `json:"type"`
+	Poll     uint64   `json:"poll,omitempty"`     // Poll, and the Update that answers it
+	Stopping bool     `json:"stopping,omitempty"` // Drain: the whole service stops, nobody takes over
+	Slots    []int    `json:"slots,omitempty"`    // Adopt: the slot of each of FDs
+	Names    []string `json:"names,omitempty"`    // Adopt: the listener of each of FDs
+	Workers  int      `json:"workers,omitempty"`  // Share
+	Memory   int64    `json:"memory,omitempty"`   // Share: bytes, 0 means no limit
+	Frame    *Frame   `json:"frame,omitempty"`    // Update
 
 	Request uint64  `json:"request,omitempty"` // Profile, and the Profiled that answers it
 	Kind    string  `json:"kind,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Data    []byte  `json:"data,omitempty"`
 	Error   string  `json:"error,omitempty"`
+
+	// FDs travel beside a message that fits one chunk. The sender keeps its own; the receiver gets new ones.
+	FDs []int `json:"-"`
 }
+
+// MaxFDs is how many descriptors a message may carry.
+const MaxFDs = 250
 
 // Frame is what a worker tells of itself, cumulative since its start, so that a lost one does no harm.
 type Frame struct {
@@ -81,6 +93,28 @@ type Conn struct {
 // NewConn returns a Conn over c, which it owns.
 func NewConn(c net.Conn) *Conn { return &Conn{c: c, r: reader{r: c}} }
 
+// Net is the connection beneath c.
+func (c *Conn) Net() net.Conn { return c.c }
+
+// Partial is what has been received of a message that has not arrived whole.
+type Partial struct {
+	Message []byte `json:"message,omitempty"`
+	Have    []byte `json:"have,omitempty"`
+}
+
+// Partial may be called after a Receive that a deadline has ended. A Conn over the same socket goes on with it.
+func (c *Conn) Partial() Partial {
+	return Partial{slices.Clone(c.r.message), slices.Clone(c.r.have)}
+}
+
+// Continue returns a Conn over net, of which p has been received before.
+func Continue(net net.Conn, p Partial) *Conn {
+	c := NewConn(net)
+	c.r.message = p.Message
+	c.r.have = c.r.buf[:copy(c.r.buf[:], p.Have)]
+	return c
+}
+
 // Send writes m. It blocks while the other side does not read.
 func (c *Conn) Send(m Message) error {
 	b, err := json.Marshal(m)
@@ -89,6 +123,9 @@ func (c *Conn) Send(m Message) error {
 	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if len(m.FDs) > 0 {
+		return sendFDs(c.c, b, m.FDs)
+	}
 	return writeMessage(c.c, b)
 }
 
@@ -102,6 +139,7 @@ func (c *Conn) Receive() (Message, error) {
 	if err := json.Unmarshal(b, &m); err != nil {
 		return Message{}, fmt.Errorf("%w: %v", ErrMalformed, err)
 	}
+	m.FDs, c.r.fds = c.r.fds, nil
 	return m, nil
 }
 
@@ -132,22 +170,24 @@ type reader struct {
 	buf  [headerSize + maxChunk]byte
 	have []byte // read and not yet used
 
+	message []byte // whose end is still to come
+	fds     []int  // that have come with it
+
 	reset bool // seen once
 }
 
 func (r *reader) next() ([]byte, error) {
-	var message []byte
 	for {
 		if err := r.fill(headerSize); err != nil {
-			if err == io.EOF && (len(r.have) > 0 || message != nil) {
+			if err == io.EOF && (len(r.have) > 0 || r.message != nil) {
 				return nil, io.ErrUnexpectedEOF
 			}
 			return nil, err
 		}
 		head := binary.BigEndian.Uint32(r.have)
 		n := int(head &^ more)
-		if n == 0 || n > maxChunk || len(message)+n > maxMessage {
-			return nil, fmt.Errorf("%w: a chunk of %d bytes after %d", ErrMalformed, n, len(message))
+		if n == 0 || n > maxChunk || len(r.message)+n > maxMessage {
+			return nil, fmt.Errorf("%w: a chunk of %d bytes after %d", ErrMalformed, n, len(r.message))
 		}
 		if err := r.fill(headerSize + n); err != nil {
 			if err == io.EOF {
@@ -155,9 +195,11 @@ func (r *reader) next() ([]byte, error) {
 			}
 			return nil, err
 		}
-		message = append(message, r.have[headerSize:headerSize+n]...)
+		r.message = append(r.message, r.have[headerSize:headerSize+n]...)
 		r.have = r.have[headerSize+n:]
 		if head&more == 0 {
+			message := r.message
+			r.message = nil
 			return message, nil
 		}
 	}
@@ -167,7 +209,8 @@ func (r *reader) next() ([]byte, error) {
 func (r *reader) fill(n int) error {
 	for len(r.have) < n {
 		kept := copy(r.buf[:], r.have)
-		got, err := r.r.Read(r.buf[kept:])
+		got, fds, err := receive(r.r, r.buf[kept:])
+		r.fds = append(r.fds, fds...)
 		r.have = r.buf[:kept+got]
 		if got == 0 && errors.Is(err, syscall.ECONNRESET) && !r.reset {
 			// The other side went without having read all of ours. What it sent before is still there.
