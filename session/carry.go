@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -152,13 +151,4 @@ func (s *Session[T]) sealed(ctx context.Context, token string) *http.Cookie {
 		return nil
 	}
 	return o.Cookie(o.Seal(token))
-}
-
-func problemBody(status int, detail string) []byte {
-	b, _ := json.Marshal(struct {
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-	}{http.StatusText(status), status, detail})
-	return append(b, '\n')
 }

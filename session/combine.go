@@ -147,7 +147,7 @@ func (m *Manager[T]) commit(q *queue[T]) {
 		} else {
 			r.Version, r.User, r.Deadline = base.Version, base.User, base.Deadline
 		}
-		now, how, err := m.write(r, next, rand.Uint64())
+		now, how, err := m.write(r, next)
 		switch how {
 		case stored:
 			q.finish(now, nil)
@@ -172,24 +172,27 @@ func (m *Manager[T]) run(q *queue[T], base *snapshot) (next envelope, changed bo
 	if base != nil {
 		next = base.envelope
 	} else {
-		next = envelope{kind: live, created: time.Now(), data: m.zero}
+		next = m.zero
+		next.created = time.Now()
 	}
-	before, token := next.data, next.causal
+	before := next
 	for _, o := range slices.Clone(q.batch) {
-		data, ok := m.runOne(q, o, next.data)
+		data, ok := m.runOne(q, o, next)
 		if !ok {
 			q.batch = slices.DeleteFunc(q.batch, func(x *op[T]) bool { return x == o })
 			continue
 		}
-		next.data = data
+		if o.fn != nil {
+			next.format, next.data = m.zero.format, data
+		}
 		if merged, err := causal.Merge(next.causal, o.token); err == nil {
 			next.causal = merged
 		}
 	}
-	return next, !bytes.Equal(before, next.data) || next.causal != token
+	return next, before.format != next.format || !bytes.Equal(before.data, next.data) || next.causal != before.causal
 }
 
-func (m *Manager[T]) runOne(q *queue[T], o *op[T], data []byte) (after []byte, ok bool) {
+func (m *Manager[T]) runOne(q *queue[T], o *op[T], at envelope) (after []byte, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.taken = true
@@ -198,7 +201,7 @@ func (m *Manager[T]) runOne(q *queue[T], o *op[T], data []byte) (after []byte, o
 		return nil, false
 	}
 	if o.fn == nil {
-		return data, true
+		return nil, true
 	}
 	var v T
 	var err error
@@ -216,7 +219,7 @@ func (m *Manager[T]) runOne(q *queue[T], o *op[T], data []byte) (after []byte, o
 			o.finish(nil, m.fail(errors.New("the change called runtime.Goexit")))
 		}()
 		// Each change gets a value of its own: a caller may keep what it was given.
-		if v, err = m.decode(data); err == nil {
+		if v, err = m.decode(at.format, at.data); err == nil {
 			err = o.fn(&v)
 		}
 		if err == nil {

@@ -7,10 +7,7 @@ import (
 	"time"
 )
 
-const (
-	formatJSON = 1  // the envelope of this file around a value in JSON
-	ringLen    = 16 // operations that a record remembers
-)
+const ringLen = 16 // operations that a record remembers
 
 type kind byte
 
@@ -18,11 +15,12 @@ const (
 	live    kind = iota + 1
 	pending      // a successor, not valid while its predecessor is
 	moved        // a pointer that the predecessor has become
-	foreign      // in a format that this version does not know
+	foreign      // in a format that this process does not know
 )
 
 // An envelope is a record's Value: what the manager keeps beside the application's value.
 type envelope struct {
+	format  byte // of data; the first byte of the record
 	kind    kind
 	ring    []uint64 // the last operations, one a version, newest last
 	created time.Time
@@ -39,7 +37,7 @@ type snapshot struct {
 
 func (e envelope) encode() []byte {
 	b := make([]byte, 0, 32+8*len(e.ring)+len(e.causal)+len(e.link)+len(e.data))
-	b = append(b, formatJSON, byte(e.kind), byte(len(e.ring)))
+	b = append(b, e.format, byte(e.kind), byte(len(e.ring)))
 	for _, op := range e.ring {
 		b = binary.BigEndian.AppendUint64(b, op)
 	}
@@ -53,12 +51,12 @@ func (e envelope) encode() []byte {
 
 var errDamaged = errors.New("the session's record is damaged")
 
-func decodeEnvelope(b []byte) (envelope, error) {
+func decodeEnvelope(b []byte, known func(format byte) bool) (envelope, error) {
 	var e envelope
 	if len(b) == 0 {
 		return e, errDamaged
 	}
-	if b[0] != formatJSON {
+	if e.format = b[0]; !known(e.format) {
 		e.kind = foreign
 		return e, nil
 	}

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -26,19 +25,23 @@ type Manager[T any] struct {
 	work   sync.WaitGroup
 
 	touches toucher
+	watches hub
 	n       counters
-	zero    []byte // the encoded zero T
+	zero    envelope // of the zero T
 }
 
-// New returns a Manager whose sessions hold a T, encoded as JSON: exported fields count, and a change of T must keep
-// reading what is stored. A T whose zero value JSON cannot encode is an error, as is every field of o that is out of range.
-// It does not talk to the store.
+// New returns a Manager whose sessions hold a T, encoded by Options.Codecs, else as JSON: exported fields count, and a
+// change of T must keep reading what is stored. A T whose zero value cannot be encoded is an error, as is every field of o
+// that is out of range. It does not talk to the store.
 func New[T any](store Store, o Options) (*Manager[T], error) {
 	o, err := o.check(store)
 	m := &Manager[T]{o: o, store: store, queues: map[string]*queue[T]{}}
-	var zeroErr error
-	if m.zero, zeroErr = m.encode(*new(T)); zeroErr != nil {
-		err = errors.Join(err, fmt.Errorf("session: type %T cannot be encoded: %w", *new(T), zeroErr))
+	if len(o.Codecs) > 0 && o.Codecs[0] != nil {
+		zero, zeroErr := m.encode(*new(T))
+		if zeroErr != nil {
+			err = errors.Join(err, fmt.Errorf("session: type %T cannot be encoded: %w", *new(T), zeroErr))
+		}
+		m.zero = envelope{format: o.Codecs[0].Format(), kind: live, data: zero}
 	}
 	if err != nil {
 		return nil, err
@@ -86,11 +89,43 @@ func (m *Manager[T]) RevokeUser(ctx context.Context, userID string, except ...*S
 			m.n.revoked.Add(uint64(n))
 			return err
 		})
+		m.watches.wake(k.userTag(userID))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// EndSession ends one session of a user, by the ID that List shows: ErrEnded says that there is none, ErrRotated that it
+// has a new id since.
+func (m *Manager[T]) EndSession(ctx context.Context, userID, id string) error {
+	if _, err := m.index(); err != nil {
+		return err
+	}
+	keys, err := m.secrets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		tag := k.userTag(userID)
+		var found Record
+		err := m.call(ctx, func(ctx context.Context) (err error) {
+			found, err = m.store.Delete(ctx, tag, id)
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case found.Pinned:
+			return m.fail(ErrRotated)
+		case found.Version > 0:
+			m.n.revoked.Add(1)
+			m.watches.wake(tag)
+			return nil
+		}
+	}
+	return m.fail(ErrEnded)
 }
 
 // Info describes one session of a user.
@@ -125,7 +160,7 @@ func (m *Manager[T]) List(ctx context.Context, userID string) iter.Seq2[Info, er
 				return
 			}
 			for _, r := range records {
-				e, err := decodeEnvelope(r.Value)
+				e, err := decodeEnvelope(r.Value, m.known)
 				if err != nil || e.kind != live && e.kind != foreign {
 					continue
 				}
@@ -154,6 +189,7 @@ func (m *Manager[T]) Close() error {
 	m.mu.Lock()
 	m.closed.Store(true)
 	m.mu.Unlock()
+	m.watches.close()
 	m.work.Wait()
 	m.touches.close()
 	return nil
@@ -208,113 +244,4 @@ func (m *Manager[T]) unavailable(err error) error {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return m.fail(err)
-}
-
-// An outcome is how a write ended.
-type outcome int
-
-const (
-	stored   outcome = iota // as wanted
-	conflict                // not now: the record is another one, or gone
-	failed                  // not, and the error says why
-	unknown                 // perhaps
-)
-
-// write creates r (Version 0) or swaps it in, with op as the operation that makes it safe to ask again when an answer is
-// lost. On conflict it returns the record as it is, nil if there is none. It runs to its end: no caller's context cuts it.
-func (m *Manager[T]) write(r Record, e envelope, op uint64) (*snapshot, outcome, error) {
-	base := r.Version
-	e.ring = e.after(op)
-	r.Value = e.encode()
-	started := time.Now()
-	patience := m.o.StoreTimeout * 2 / 5 // so that a lost answer leaves time to ask again
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		var current Record
-		var ok bool
-		var err error
-		if m.n.writes.Add(1); base == 0 {
-			current, ok, err = m.store.Create(ctx, r)
-		} else {
-			current, ok, err = m.store.CompareAndSwap(ctx, r)
-		}
-		cancel()
-		switch {
-		case err == nil && ok:
-			return &snapshot{current, e}, stored, nil
-		case err == nil && current.Version == 0:
-			return nil, conflict, nil
-		case err == nil:
-			m.n.conflicts.Add(1)
-			now, err := m.open(current)
-			if err != nil {
-				return nil, failed, m.fail(err)
-			}
-			switch {
-			case now.applied(op): // the answer to an earlier try was lost
-				return now, stored, nil
-			case now.kind != foreign && now.remembers(base):
-				return now, conflict, nil
-			}
-			m.n.unknown.Add(1)
-			return nil, unknown, m.fail(fmt.Errorf("%w: more than %d changes since", ErrOutcomeUnknown, ringLen))
-		case errors.Is(err, ErrRevoked):
-			return nil, failed, m.fail(err)
-		case !errors.Is(err, ErrUnavailable):
-			return nil, failed, m.unavailable(err)
-		}
-		if patience = m.o.StoreTimeout - time.Since(started); patience < m.o.StoreTimeout/20 {
-			m.n.unknown.Add(1)
-			return nil, unknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, m.unavailable(err))
-		}
-		time.Sleep(m.o.StoreTimeout / 50)
-		patience = max(m.o.StoreTimeout-time.Since(started), m.o.StoreTimeout/20)
-	}
-}
-
-func (m *Manager[T]) open(r Record) (*snapshot, error) {
-	e, err := decodeEnvelope(r.Value)
-	if err != nil {
-		return nil, err
-	}
-	return &snapshot{r, e}, nil
-}
-
-// read loads a record, nil if there is none.
-func (m *Manager[T]) read(ctx context.Context, tag, id string) (snap *snapshot, err error) {
-	m.n.loads.Add(1)
-	err = m.call(ctx, func(ctx context.Context) error {
-		r, err := m.store.Load(ctx, tag, id)
-		if err != nil || r.Version == 0 {
-			return err
-		}
-		snap, err = m.open(r)
-		return err
-	})
-	return snap, err
-}
-
-// encode and decode run code of T, which may panic: that is the failure of the one value, whose change or read it is.
-func (m *Manager[T]) encode(v T) (data []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			data, err = nil, m.fail(fmt.Errorf("encode: %T panicked: %v", v, p))
-		}
-	}()
-	if data, err = json.Marshal(v); err != nil {
-		return nil, m.fail(fmt.Errorf("encode: %w", err))
-	}
-	return data, nil
-}
-
-func (m *Manager[T]) decode(data []byte) (v T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			v, err = *new(T), m.fail(fmt.Errorf("decode: %T panicked: %v", v, p))
-		}
-	}()
-	if err := json.Unmarshal(data, &v); err != nil {
-		return *new(T), m.fail(fmt.Errorf("decode: %w", err))
-	}
-	return v, nil
 }

@@ -188,21 +188,23 @@ func FuzzParseToken(f *testing.F) {
 	})
 }
 
+func json1(format byte) bool { return format == 1 }
+
 func FuzzEnvelope(f *testing.F) {
-	e := envelope{kind: pending, ring: []uint64{1, 2, 3}, created: time.Unix(1e9, 0), causal: "db=1", link: []byte("t/i"), data: []byte(`{"a":1}`)}
-	back, err := decodeEnvelope(e.encode())
+	e := envelope{format: 1, kind: pending, ring: []uint64{1, 2, 3}, created: time.Unix(1e9, 0), causal: "db=1", link: []byte("t/i"), data: []byte(`{"a":1}`)}
+	back, err := decodeEnvelope(e.encode(), json1)
 	if err != nil || !reflect.DeepEqual(e, back) {
 		f.Fatalf("%+v became %+v, %v", e, back, err)
 	}
 	f.Add(e.encode())
-	f.Add([]byte{formatJSON, 1, 16})
+	f.Add([]byte{1, 1, 16})
 	f.Add([]byte{2})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := decodeEnvelope(b)
+		e, err := decodeEnvelope(b, json1)
 		if err != nil || e.kind == foreign {
 			return
 		}
-		again, err := decodeEnvelope(e.encode())
+		again, err := decodeEnvelope(e.encode(), json1)
 		if err != nil || !reflect.DeepEqual(e, again) {
 			t.Errorf("%+v became %+v, %v", e, again, err)
 		}

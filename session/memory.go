@@ -109,16 +109,24 @@ func (m *memory) Create(ctx context.Context, r Record) (Record, bool, error) {
 	if h := m.find(r.Tag, r.ID, now); h != nil {
 		return h.show(now), false, nil
 	}
+	return m.create(r, now)
+}
+
+// create stores r, of whose name there is no record. m.mu is held.
+func (m *memory) create(r Record, now time.Time) (Record, bool, error) {
 	if r.Fence != "" && !m.passes(r.Tag, r.Fence, now) {
 		return Record{}, false, ErrRevoked
 	}
 	m.makeRoom(now)
 	h := &held{Record: r}
-	h.Version, h.Value, h.Fence, h.Life = 1, slices.Clone(r.Value), "", 0
+	h.Version, h.Value, h.Fence, h.Life, h.Limit = 1, slices.Clone(r.Value), "", 0, 0
 	if h.Deadline.IsZero() && r.Life > 0 {
 		h.Deadline = now.Add(r.Life)
 	}
 	h.live(r.Left, now)
+	if r.User && r.Limit > 0 {
+		m.limit(r.Tag, r.Limit-1, now)
+	}
 	m.records[name(r.Tag, r.ID)] = h
 	if r.User {
 		if m.users[r.Tag] == nil {
@@ -127,6 +135,29 @@ func (m *memory) Create(ctx context.Context, r Record) (Record, bool, error) {
 		m.users[r.Tag][r.ID] = true
 	}
 	return h.show(now), true, nil
+}
+
+// limit drops the user's records with the nearest deadlines until at most max remain.
+func (m *memory) limit(tag string, max int, now time.Time) {
+	var all []*held
+	for id := range m.users[tag] {
+		if h := m.find(tag, id, now); h != nil {
+			all = append(all, h)
+		}
+	}
+	slices.SortFunc(all, func(a, b *held) int {
+		if a.Deadline.IsZero() != b.Deadline.IsZero() {
+			if a.Deadline.IsZero() {
+				return 1
+			}
+			return -1
+		}
+		return a.Deadline.Compare(b.Deadline)
+	})
+	for len(all) > max {
+		m.drop(all[0])
+		all = all[1:]
+	}
 }
 
 // makeRoom drops what has expired, once in a while, and if that is not enough the record that would go first.
@@ -166,6 +197,12 @@ func (m *memory) CompareAndSwap(ctx context.Context, r Record) (Record, bool, er
 	if h == nil || h.Version != r.Version || h.Pinned {
 		return h.show(now), false, nil
 	}
+	m.swap(h, r, now)
+	return h.show(now), true, nil
+}
+
+// swap makes h what r says. m.mu is held.
+func (m *memory) swap(h *held, r Record, now time.Time) {
 	before := h.expires
 	h.Version, h.Value, h.Pinned = r.Version+1, slices.Clone(r.Value), r.Pinned
 	h.live(r.Left, now)
@@ -175,7 +212,24 @@ func (m *memory) CompareAndSwap(ctx context.Context, r Record) (Record, bool, er
 	} else if h.expires.Before(before) {
 		h.expires = before
 	}
-	return h.show(now), true, nil
+}
+
+func (m *memory) Move(ctx context.Context, old, next Record) (Record, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	h := m.find(old.Tag, old.ID, now)
+	if h == nil || h.Version != old.Version || h.Pinned {
+		return h.show(now), false, nil
+	}
+	if next.Fence != "" && !m.passes(next.Tag, next.Fence, now) {
+		return Record{}, false, ErrRevoked
+	}
+	m.swap(h, old, now) // before the limit is counted
+	return m.create(next, now)
 }
 
 func (m *memory) Delete(ctx context.Context, tag, id string) (Record, error) {

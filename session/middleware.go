@@ -59,10 +59,10 @@ func (s *Session[T]) beforeHeaders(ctx context.Context, h http.Header, answer bo
 		switch {
 		case err == nil:
 		case errors.Is(err, ErrEnded) || errors.Is(err, ErrRotated):
-			replace = problem(http.StatusConflict, "The session has changed meanwhile; please try again.")
+			replace = changed
 		default:
 			s.m.n.deferFailed.Add(1)
-			replace = problem(http.StatusServiceUnavailable, "The session could not be saved; please try again.")
+			replace = unsaved
 			s.m.o.Logger.Debug("session: a deferred change failed", "name", s.m.o.Name, "error", err)
 		}
 		s.mu.Lock()
@@ -75,12 +75,16 @@ func (s *Session[T]) beforeHeaders(ctx context.Context, h http.Header, answer bo
 	wrote := s.send(ctx, h, answer)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if replace == nil && s.outage == Refuse && s.failed {
+		replace = unavailable
+	}
 	s.sent = true
 	c := s.sessionCookie()
 	if c != nil {
 		h.Add("Set-Cookie", c.String())
 	}
 	if wrote != nil {
+		s.m.partition(wrote)
 		h.Add("Set-Cookie", wrote.String())
 	}
 	s.m.guardCaches(h, s.used, c != nil || wrote != nil)
@@ -90,6 +94,7 @@ func (s *Session[T]) beforeHeaders(ctx context.Context, h http.Header, answer bo
 // sessionCookie is the cookie to set, or nil. s.mu is held.
 func (s *Session[T]) sessionCookie() *http.Cookie {
 	c := &http.Cookie{Name: s.m.o.Cookie, Path: "/", HttpOnly: true, Secure: !s.m.o.Insecure, SameSite: http.SameSiteLaxMode}
+	s.m.partition(c)
 	switch {
 	case s.cookie == set && s.state == active:
 		c.Value = s.token.text()
@@ -102,6 +107,13 @@ func (s *Session[T]) sessionCookie() *http.Cookie {
 		return nil
 	}
 	return c
+}
+
+// partition lets frames of other sites have the cookie, if Options say so.
+func (m *Manager[T]) partition(c *http.Cookie) {
+	if m.o.Partitioned {
+		c.Partitioned, c.SameSite = true, http.SameSiteNoneMode
+	}
 }
 
 func (m *Manager[T]) guardCaches(h http.Header, used, sets bool) {
@@ -158,21 +170,5 @@ func (s *Session[T]) afterResponse(ctx context.Context) {
 	}
 	if snap = s.current(); snap != nil && !snap.Final && s.m.o.Idle-snap.Left >= min(s.m.o.Idle/10, time.Minute) {
 		s.m.touches.add(Record{Tag: snap.Tag, ID: snap.ID, Left: s.m.o.Idle})
-	}
-}
-
-// problem answers as RFC 9457 says.
-func problem(status int, detail string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "application/problem+json")
-		h.Set("Cache-Control", "no-store")
-		if status == http.StatusServiceUnavailable {
-			h.Set("Retry-After", "1")
-		}
-		w.WriteHeader(status)
-		if r.Method != http.MethodHead {
-			w.Write(problemBody(status, detail))
-		}
 	}
 }

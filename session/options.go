@@ -20,16 +20,29 @@ type Options struct {
 	// Absolute ends a session however busy it is. A login starts anew, a rotation does not. At least Idle. 0 means 12 hours,
 	// or Idle if that is longer.
 	Absolute time.Duration
+	// MaxSessions is how many sessions a user may have at once: a login that makes one more ends those that would end first
+	// by Absolute, in the same step. While Causal.Keys are replaced it counts for each key. It needs a store with a
+	// UserIndex. 0 means any number.
+	MaxSessions int
+	// Codecs turn values into bytes: the first writes, all read. To change the format, put the new codec behind the old one
+	// in all processes, then in front: a process that does not know a session's format treats its client as one without a
+	// session, refuses changes, and leaves the record alone. Empty means JSON.
+	Codecs []Codec
 	// Cookie is the session cookie's name. Default "__Host-session", with Insecure "session".
 	Cookie string
 	// Insecure leaves out Secure and the __Host- prefix, for development over plain HTTP only.
 	Insecure bool
+	// Partitioned is for a service that runs in frames of other sites: browsers keep its cookies apart for each of these
+	// (CHIPS), and send them to it there: SameSite=None. It rules out Insecure.
+	Partitioned bool
 	// Causal says how the positions of a client's writes travel to its next request. Its Keys also hide, in a client's
 	// cookie, which user it is of: put a new key first in all processes' lists only after all of them have it as a later
-	// one. Without Keys the store keeps a random one; then whoever can read the store can link a user's cookies, no more.
+	// one, and drop the old one when Absolute has passed since. Without Keys the store keeps a random one; then whoever can read the store can link a user's cookies, no more.
 	Causal causal.Options
 	// StoreTimeout is how long the store may take before it counts as unavailable. 0 means 250 ms.
 	StoreTimeout time.Duration
+	// WatchEvery is how often Session.Watch asks the store, give or take a tenth. 0 means 5 s.
+	WatchEvery time.Duration
 	// Logger; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -60,6 +73,14 @@ func (o Options) check(store Store) (Options, error) {
 	case o.Absolute < o.Idle:
 		bad("Options.Absolute = %v: must be >= Options.Idle, %v (0 means 12h, or Idle if that is longer)", o.Absolute, o.Idle)
 	}
+	if o.MaxSessions < 0 {
+		bad("Options.MaxSessions = %d: must be >= 0 (0 means any number)", o.MaxSessions)
+	} else if _, ok := store.(UserIndex); o.MaxSessions > 0 && store != nil && !ok {
+		bad("Options.MaxSessions = %d: store %T has no UserIndex", o.MaxSessions, store)
+	}
+	if o.Codecs, errs = checkCodecs(o.Codecs, errs); o.Partitioned && o.Insecure {
+		bad("Options.Partitioned: browsers take such a cookie only with Secure: must not be set with Options.Insecure")
+	}
 	if o.Cookie == "" {
 		o.Cookie = "__Host-session"
 		if o.Insecure {
@@ -74,6 +95,12 @@ func (o Options) check(store Store) (Options, error) {
 		o.StoreTimeout = 250 * time.Millisecond
 	case o.StoreTimeout < time.Millisecond:
 		bad("Options.StoreTimeout = %v: must be >= 1ms (0 means 250ms)", o.StoreTimeout)
+	}
+	switch {
+	case o.WatchEvery == 0:
+		o.WatchEvery = 5 * time.Second
+	case o.WatchEvery < 10*time.Millisecond:
+		bad("Options.WatchEvery = %v: must be >= 10ms (0 means 5s)", o.WatchEvery)
 	}
 	if err := o.Causal.Validate(); err != nil {
 		bad("Options.Causal: %w", err)

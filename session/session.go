@@ -26,6 +26,8 @@ type Session[T any] struct {
 	snap     *snapshot
 	down     error // the store failed when this request looked: the next second's calls do not wait for it again
 	downAt   time.Time
+	outage   Outage
+	failed   bool // the store failed a call of the handler
 	used     bool
 	deferred []func(*T) error
 	cookie   cookieChange
@@ -59,13 +61,16 @@ const (
 func (s *Session[T]) Get(ctx context.Context) (T, error) {
 	var zero T
 	if err := s.use(ctx); err != nil {
+		if s.note(err) == Anonymous && errors.Is(err, ErrUnavailable) {
+			return zero, nil
+		}
 		return zero, err
 	}
 	snap := s.current()
 	if snap == nil {
 		return zero, nil
 	}
-	return s.m.decode(snap.data)
+	return s.m.decode(snap.format, snap.data)
 }
 
 // Update changes the session's value by fn, atomically and durably: what others change at the same time, in this process or
@@ -74,10 +79,10 @@ func (s *Session[T]) Get(ctx context.Context) (T, error) {
 // back unchanged and stores nothing. A client without a session gets one, unless fn leaves the zero value as it is.
 //
 // After Get it costs one more round trip, alone two. If ctx ends first the error says whether the outcome is unknown.
-func (s *Session[T]) Update(ctx context.Context, fn func(*T) error) (T, error) {
-	var zero T
+func (s *Session[T]) Update(ctx context.Context, fn func(*T) error) (v T, err error) {
+	defer func() { s.note(err) }()
 	if err := s.use(ctx); err != nil {
-		return zero, err
+		return v, err
 	}
 	return s.change(ctx, fn, s.carry())
 }
@@ -181,7 +186,8 @@ func (s *Session[T]) Defer(fn func(*T) error) error {
 
 // Logout ends the session and removes the client's cookie. When it returns nil no request, however long on its way, can
 // bring the session back. After the headers have gone the cookie stays, worth nothing. A client without a session is fine.
-func (s *Session[T]) Logout(ctx context.Context) error {
+func (s *Session[T]) Logout(ctx context.Context) (err error) {
+	defer func() { s.note(err) }()
 	if err := s.use(ctx); err != nil {
 		return err
 	}
@@ -222,6 +228,7 @@ func (s *Session[T]) Logout(ctx context.Context) error {
 			s.state, s.snap, s.cookie = ended, nil, clear
 		}
 		s.mu.Unlock()
+		s.m.watches.wake(t.tag)
 		s.m.n.logouts.Add(1)
 		return nil
 	}
@@ -248,6 +255,16 @@ func (s *Session[T]) current() *snapshot {
 		return nil
 	}
 	return s.snap
+}
+
+// note keeps that the store failed a call of the handler, and returns what the route wants then.
+func (s *Session[T]) note(err error) Outage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOutcomeUnknown) {
+		s.failed = true
+	}
+	return s.outage
 }
 
 // use notes that the response depends on the session, and loads it.

@@ -12,7 +12,8 @@ type counters struct {
 	loads, updates, writes, conflicts, touches, logins, logouts, revoked atomic.Uint64
 	unavailable, unknown, deferFailed, downgraded                        atomic.Uint64
 	queued                                                               atomic.Int64
-	warned                                                               atomic.Int64
+	warned, looked                                                       atomic.Int64
+	evicted                                                              atomic.Uint64
 }
 
 // warn says, at most once in ten seconds, that it is time for a warning.
@@ -35,6 +36,7 @@ type Stats struct {
 	Unavailable    uint64 `json:"unavailable" metric:"fairlead.session.unavailable,counter"`         // failures of the store
 	OutcomeUnknown uint64 `json:"outcome_unknown" metric:"fairlead.session.outcome_unknown,counter"` // changes with ErrOutcomeUnknown
 	DeferFailed    uint64 `json:"defer_failed" metric:"fairlead.session.defer_failed,counter"`       // responses replaced by a 503
+	Evicted        uint64 `json:"evicted" metric:"fairlead.session.evicted,gauge"`                   // keys, of any application, that the store dropped for want of memory; looked up once a minute
 	Downgraded     uint64 `json:"downgraded" metric:"fairlead.session.cache_downgraded,counter"`     // answers with a cookie that a shared cache could have kept
 }
 
@@ -45,7 +47,7 @@ func (m *Manager[T]) Stats() Stats {
 		Loads: n.loads.Load(), Updates: n.updates.Load(), Writes: n.writes.Load(), Conflicts: n.conflicts.Load(),
 		Queued: n.queued.Load(), Touches: n.touches.Load(), Logins: n.logins.Load(), Logouts: n.logouts.Load(),
 		Revoked: n.revoked.Load(), Unavailable: n.unavailable.Load(), OutcomeUnknown: n.unknown.Load(),
-		DeferFailed: n.deferFailed.Load(), Downgraded: n.downgraded.Load(),
+		DeferFailed: n.deferFailed.Load(), Evicted: n.evicted.Load(), Downgraded: n.downgraded.Load(),
 	}
 }
 

@@ -19,7 +19,8 @@ type Record struct {
 	Life     time.Duration // Create, if Deadline is zero: the Deadline is that far ahead; 0: none
 	Deadline time.Time     // the record is gone then, however busy it is; zero: none
 	Final    bool          // from a store: it expires at its Deadline, and Touch would do nothing
-	Fence    string        // Create: what UserIndex.Fence had returned, "" to do without
+	Fence    string        // Create and Move: what UserIndex.Fence had returned, "" to do without
+	Limit    int           // Create and Move of a User: how many records of the user may remain, with this one; 0: any number
 }
 
 // Store keeps records. Package sessiontest proves an implementation; memory, Redis (redissession) and PostgreSQL
@@ -34,7 +35,8 @@ type Store interface {
 	Load(ctx context.Context, tag, id string) (Record, error)
 	// Create stores a new record with Version 1 and, if r.User, adds it to the user's index, both or neither. If a record
 	// of that name exists it changes nothing and returns that one and false. If r.Fence is not what UserIndex.Fence would
-	// show, or is too old, the error is ErrRevoked.
+	// show, or is too old, the error is ErrRevoked. In the same step the user's records with the nearest Deadlines are
+	// deleted until r.Limit holds.
 	Create(ctx context.Context, r Record) (current Record, created bool, err error)
 	// CompareAndSwap replaces the record's Value and Version by r.Value and r.Version+1 if its version is r.Version, and
 	// extends its life to r.Left, never beyond the Deadline and never shortening it; a Pinned r leaves the user's index,
@@ -49,7 +51,7 @@ type Store interface {
 }
 
 // UserIndex is the ability of a store to find all sessions of a user, who is known to it only as a tag. Without it a login
-// takes no fence and Manager.RevokeUser and Manager.List fail.
+// takes no fence, a rotation is several steps, and Manager.RevokeUser, EndSession and List fail.
 type UserIndex interface {
 	// Fence returns what a Create for this user has to show: it stays valid for 15 minutes, or until Revoke.
 	Fence(ctx context.Context, tag string) (string, error)
@@ -58,6 +60,10 @@ type UserIndex interface {
 	Revoke(ctx context.Context, tag string, except []string) (int, error)
 	// List returns the user's records.
 	List(ctx context.Context, tag string) ([]Record, error)
+	// Move, in one atomic step, is CompareAndSwap of old, which is Pinned, and Create of next, which has the same Tag: both
+	// or neither. It returns next as Create would, and true. If old's record is not as old says it changes nothing and
+	// returns that record, the zero Record if there is none, and false; that comes before the fence.
+	Move(ctx context.Context, old, next Record) (current Record, moved bool, err error)
 }
 
 // loginTime is how long a fence is good for; the stores have it in their own texts.

@@ -91,4 +91,27 @@ func (m *Manager[T]) flush(records []Record) {
 		return
 	}
 	m.n.touches.Add(uint64(len(records)))
+	m.lookForEvictions(ctx)
+}
+
+// A store that may drop sessions when it is full can say how many it has: that logs users out, and nobody else would tell.
+type evicting interface {
+	Evictions(ctx context.Context) (uint64, error)
+}
+
+const evictionsEvery = time.Minute
+
+func (m *Manager[T]) lookForEvictions(ctx context.Context) {
+	store, ok := m.store.(evicting)
+	if last := m.n.looked.Load(); !ok || time.Since(time.Unix(0, last)) < evictionsEvery || !m.n.looked.CompareAndSwap(last, time.Now().UnixNano()) {
+		return
+	}
+	n, err := store.Evictions(ctx)
+	if err != nil {
+		m.o.Logger.Debug("session: the store does not tell its evictions", "name", m.o.Name, "error", err)
+		return
+	}
+	if before := m.n.evicted.Swap(n); n > before {
+		m.o.Logger.Warn("session: the store is full and has dropped keys, which may have logged users out", "name", m.o.Name, "dropped", n-before)
+	}
 }

@@ -106,10 +106,6 @@ func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, b
 	if r.Fence == "" && !r.User {
 		return s.create(ctx, s.db, r)
 	}
-	value, asked, ok := cut(r.Fence)
-	if r.Fence != "" && !ok {
-		return session.Record{}, false, session.ErrRevoked
-	}
 	var now session.Record
 	var created bool
 	err := s.locked(ctx, r.Tag, func(tx pgx.Tx) (err error) {
@@ -117,20 +113,7 @@ func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, b
 		if now, err = s.find(ctx, tx, r.Tag, r.ID); err != nil || now.Version > 0 {
 			return err
 		}
-		if r.Fence != "" {
-			var pass bool
-			err = tx.QueryRow(ctx, `
-				SELECT coalesce((SELECT fence FROM fairlead_session_fences WHERE tag = $1 AND expires > clock_timestamp()), 0) = $2
-					AND extract(epoch from clock_timestamp()) * 1000 - $3::bigint <= $4::bigint`,
-				r.Tag, value, asked, loginTime.Milliseconds()).Scan(&pass)
-			if err != nil {
-				return err
-			}
-			if !pass {
-				return session.ErrRevoked
-			}
-		}
-		now, created, err = s.create(ctx, tx, r)
+		now, created, err = s.admit(ctx, tx, r)
 		return err
 	})
 	if err != nil {
@@ -138,6 +121,68 @@ func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, b
 	}
 	return now, created, nil
 }
+
+// Move is a transaction that holds the user's lock.
+func (s *Store) Move(ctx context.Context, old, next session.Record) (session.Record, bool, error) {
+	var now session.Record
+	var moved bool
+	err := s.locked(ctx, old.Tag, func(tx pgx.Tx) (err error) {
+		// The old row's lock holds off those who change it; it comes in the order of all row locks.
+		if _, err = tx.Exec(ctx, lockRows, old.Tag, old.ID); err != nil {
+			return err
+		}
+		if now, err = s.find(ctx, tx, old.Tag, old.ID); err != nil || now.Version != old.Version || now.Pinned {
+			return err
+		}
+		if now, moved, err = s.swap(ctx, tx, old); err != nil || !moved {
+			return err
+		}
+		now, moved, err = s.admit(ctx, tx, next)
+		return err
+	})
+	if err != nil {
+		return session.Record{}, false, err
+	}
+	return now, moved, nil
+}
+
+// admit creates a record, if its fence is valid, and makes room for it among the user's.
+func (s *Store) admit(ctx context.Context, tx pgx.Tx, r session.Record) (session.Record, bool, error) {
+	if r.Fence != "" {
+		value, asked, ok := cut(r.Fence)
+		if !ok {
+			return session.Record{}, false, session.ErrRevoked
+		}
+		var pass bool
+		err := tx.QueryRow(ctx, `
+			SELECT coalesce((SELECT fence FROM fairlead_session_fences WHERE tag = $1 AND expires > clock_timestamp()), 0) = $2
+				AND extract(epoch from clock_timestamp()) * 1000 - $3::bigint <= $4::bigint`,
+			r.Tag, value, asked, loginTime.Milliseconds()).Scan(&pass)
+		if err != nil {
+			return session.Record{}, false, err
+		}
+		if !pass {
+			return session.Record{}, false, session.ErrRevoked
+		}
+	}
+	if r.User && r.Limit > 0 {
+		if _, err := tx.Exec(ctx, lockRows, r.Tag, nil); err != nil {
+			return session.Record{}, false, err
+		}
+		_, err := tx.Exec(ctx, `
+			DELETE FROM fairlead_sessions WHERE tag = $1 AND id IN (
+				SELECT id FROM fairlead_sessions WHERE tag = $1 AND is_user AND `+alive+`
+				ORDER BY deadline DESC NULLS FIRST OFFSET $2)`, r.Tag, r.Limit-1)
+		if err != nil {
+			return session.Record{}, false, err
+		}
+	}
+	return s.create(ctx, tx, r)
+}
+
+// lockRows locks the user's rows, and one that need not be the user's, in the order in which Touch does: two transactions
+// that need the same rows wait for each other once.
+const lockRows = `SELECT FROM fairlead_sessions WHERE tag = $1 AND (is_user OR id = $2) ORDER BY tag, id FOR UPDATE`
 
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -186,18 +231,23 @@ func bytesOf(b []byte) []byte {
 
 // CompareAndSwap is one statement, two on conflict.
 func (s *Store) CompareAndSwap(ctx context.Context, r session.Record) (session.Record, bool, error) {
-	now, err := scan(s.db.QueryRow(ctx, `
+	now, swapped, err := s.swap(ctx, s.db, r)
+	if err != nil || swapped {
+		return now, swapped, err
+	}
+	now, err = s.find(ctx, s.db, r.Tag, r.ID)
+	return now, false, err
+}
+
+func (s *Store) swap(ctx context.Context, q querier, r session.Record) (session.Record, bool, error) {
+	now, err := scan(q.QueryRow(ctx, `
 		UPDATE fairlead_sessions SET version = version + 1, value = $4, pinned = $5, is_user = is_user AND NOT $5,
 			expires = CASE
 				WHEN $5 THEN least(deadline, clock_timestamp() + $6 * interval '1 microsecond')
 				ELSE greatest(expires, least(deadline, CASE WHEN $6::bigint > 0 THEN clock_timestamp() + $6 * interval '1 microsecond' END)) END
 		WHERE tag = $1 AND id = $2 AND version = $3 AND NOT pinned AND `+alive+`
 		RETURNING `+columns, r.Tag, r.ID, r.Version, bytesOf(r.Value), r.Pinned, r.Left.Microseconds()))
-	if err != nil || now.Version > 0 {
-		return now, err == nil, err
-	}
-	now, err = s.find(ctx, s.db, r.Tag, r.ID)
-	return now, false, err
+	return now, err == nil && now.Version > 0, err
 }
 
 // Delete is one statement.
@@ -254,6 +304,9 @@ func (s *Store) Revoke(ctx context.Context, tag string, except []string) (n int,
 			ON CONFLICT (tag) DO UPDATE SET fence = greatest(f.fence + 1, excluded.fence), expires = excluded.expires`,
 			tag, (2 * loginTime).Microseconds())
 		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, lockRows, tag, nil); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, `

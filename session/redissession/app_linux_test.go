@@ -239,6 +239,13 @@ func (g *gate) CompareAndSwap(ctx context.Context, r session.Record) (session.Re
 	return now, swapped, g.done(call, err)
 }
 
+func (g *gate) Move(ctx context.Context, old, next session.Record) (session.Record, bool, error) {
+	g.before("move")
+	now, moved, err := g.Store.Move(ctx, old, next)
+	g.before("moved")
+	return now, moved, g.done("move", err)
+}
+
 func (g *gate) Delete(ctx context.Context, tag, id string) (session.Record, error) {
 	g.before("delete")
 	r, err := g.Store.Delete(ctx, tag, id)

@@ -37,7 +37,7 @@ func TestALostReplyIsNotAppliedTwice(t *testing.T) {
 		proxy, store, direct := behindProxy(t, query)
 		other := newManager(t, direct, patient)
 		g := newGate(store)
-		m := newManager(t, g, patient)
+		m := newManager(t, g, session.Options{StoreTimeout: 15 * time.Second})
 		client := newBrowser()
 		want(t, client.do(other, update), 200)
 		want(t, client.do(m, update), 200)
@@ -69,7 +69,7 @@ func TestALostReplyIsNotAppliedTwice(t *testing.T) {
 			t.Errorf("%s: created with %d visits, want 1", query, v.Visits)
 		}
 		// And each step of a login.
-		for _, step := range []string{"create", "supersede", "swap"} {
+		for _, step := range []string{"move", "create", "supersede", "swap"} {
 			is := once(step)
 			g.stop = func(call string) bool {
 				if is(call) {
@@ -77,8 +77,15 @@ func TestALostReplyIsNotAppliedTwice(t *testing.T) {
 				}
 				return false
 			}
+			if step != "move" {
+				want(t, fresh.do(other, logout), 200)
+				want(t, fresh.do(other, update), 200)
+			} else {
+				want(t, fresh.do(other, login("ann")), 200)
+			}
+			lost := proxy.Stats().Dropped
 			want(t, fresh.do(m, login("ann")), 200)
-			if v := fresh.value(t, other); v.Visits != 1 || v.User != "ann" {
+			if v := fresh.value(t, other); v.Visits != 1 || v.User != "ann" || proxy.Stats().Dropped == lost {
 				t.Errorf("%s: after login without the answer to %s: %+v", query, step, v)
 			}
 		}
@@ -97,7 +104,7 @@ func TestTooMuchBetween(t *testing.T) {
 	proxy, store, direct := behindProxy(t, "max_retries=-1")
 	other := newManager(t, direct, patient)
 	g := newGate(store)
-	m := newManager(t, g, patient)
+	m := newManager(t, g, session.Options{StoreTimeout: 15 * time.Second})
 	client := newBrowser()
 	want(t, client.do(other, update), 200)
 	want(t, client.do(m, update), 200)

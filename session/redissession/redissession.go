@@ -28,16 +28,23 @@ type Options struct {
 	// Prefix goes before every key, to share one Redis among applications. Default none. It may not contain "{": the user's
 	// part of the key decides the slot.
 	Prefix string
+	// Confirm is how many replicas must have a change before it counts as done: WAIT stands behind each script that changes
+	// something, on the same connection, and a change that is not confirmed in time is session.ErrUnavailable, or
+	// session.ErrOutcomeUnknown. It costs the round trip to a replica. A failover that promotes one of those that confirmed
+	// takes nothing back; Redis does not promise to choose it. While a slot of a Cluster moves, its keys that have moved
+	// cannot be changed. 0 means none: what the primary has is done.
+	Confirm int
 }
 
 // Store is a session.Store and a session.UserIndex. It is safe for concurrent use.
 type Store struct {
-	rdb    *redisconn.Client
-	prefix string
+	rdb     *redisconn.Client
+	prefix  string
+	confirm int
 }
 
 // New returns a store on the client, which stays the caller's to close. Bad options are reported by session.New.
-func New(rdb *redisconn.Client, o Options) *Store { return &Store{rdb, o.Prefix} }
+func New(rdb *redisconn.Client, o Options) *Store { return &Store{rdb, o.Prefix, o.Confirm} }
 
 // Validate reports every option that does not fit; session.New asks.
 func (s *Store) Validate() error {
@@ -47,6 +54,9 @@ func (s *Store) Validate() error {
 	}
 	if strings.Contains(s.prefix, "{") {
 		errs = append(errs, fmt.Errorf("redissession: Options.Prefix = %q: must not contain {", s.prefix))
+	}
+	if s.confirm < 0 {
+		errs = append(errs, fmt.Errorf("redissession: Options.Confirm = %d: must be >= 0 (0 means none)", s.confirm))
 	}
 	return errors.Join(errs...)
 }
@@ -67,133 +77,6 @@ func (s *Store) userKeys(tag string) []string { return []string{s.base(tag) + "f
 //	user  1: u in the user's index, - not
 //	version 16 digits, deadline 16 digits (milliseconds, 0 none)
 const headLen = 34
-
-// common begins the scripts: the clock, and how a record's end comes about.
-const common = `
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local function life(left, deadline)
-  if deadline > 0 and (left <= 0 or now + left >= deadline) then return deadline - now, 'd' end
-  return left, '-'
-end
-local function put(key, state, user, version, deadline, value, left)
-  local text = state .. user .. string.format('%016d%016d', version, deadline) .. value
-  if left > 0 then redis.call('SET', key, text, 'PX', left) else redis.call('SET', key, text) end
-end
-local function show(text, left) return {string.sub(text, 1, 34), string.sub(text, 35), left} end
-`
-
-var (
-	// KEYS record, index, fence. ARGV value, left, life, deadline, user, fence, time of the fence, its longest age, id.
-	create = redisconn.NewScript(common + `
-local found = redis.call('GET', KEYS[1])
-if found then return {0, show(found, redis.call('PTTL', KEYS[1]))} end
-if ARGV[6] ~= '' then
-  if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[6] or now - tonumber(ARGV[7]) > tonumber(ARGV[8]) then return {2} end
-end
-local deadline = tonumber(ARGV[4])
-if deadline == 0 and tonumber(ARGV[3]) > 0 then deadline = now + tonumber(ARGV[3]) end
-local left, state = life(tonumber(ARGV[2]), deadline)
-if state == 'd' and left <= 0 then left = 1 end
-put(KEYS[1], state, ARGV[5], 1, deadline, ARGV[1], left)
-if ARGV[5] == 'u' then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  local score = '+inf'
-  if deadline > 0 then score = deadline end
-  redis.call('ZADD', KEYS[2], score, ARGV[9])
-  local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-  if last == 'inf' then redis.call('PERSIST', KEYS[2]) else redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', tonumber(last) + 1000)) end
-end
-return {1, {state .. ARGV[5] .. string.format('%016d%016d', 1, deadline), '', left}}
-`)
-
-	// KEYS record, index. ARGV version, value, left, pinned, id.
-	swap = redisconn.NewScript(common + `
-local found = redis.call('GET', KEYS[1])
-if not found then return {0} end
-local left = redis.call('PTTL', KEYS[1])
-if string.sub(found, 1, 1) == 'p' or string.sub(found, 3, 18) ~= ARGV[1] then return {0, show(found, left)} end
-local user, deadline = string.sub(found, 2, 2), tonumber(string.sub(found, 19, 34))
-local longer, state = life(tonumber(ARGV[3]), deadline)
-if ARGV[4] == '1' then
-  state, user = 'p', '-'
-  redis.call('ZREM', KEYS[2], ARGV[5])
-elseif left > longer then
-  longer, state = left, string.sub(found, 1, 1)
-end
-if longer <= 0 and deadline > 0 then
-  redis.call('DEL', KEYS[1])
-  redis.call('ZREM', KEYS[2], ARGV[5])
-  return {0}
-end
-put(KEYS[1], state, user, tonumber(ARGV[1]) + 1, deadline, ARGV[2], longer)
-return {1, {state .. user .. string.format('%016d%016d', tonumber(ARGV[1]) + 1, deadline), '', longer}}
-`)
-
-	// KEYS record, index. ARGV id.
-	remove = redisconn.NewScript(`
-local found = redis.call('GET', KEYS[1])
-if not found then
-  redis.call('ZREM', KEYS[2], ARGV[1])
-  return {0}
-end
-local left = redis.call('PTTL', KEYS[1])
-if string.sub(found, 1, 1) ~= 'p' then
-  redis.call('DEL', KEYS[1])
-  redis.call('ZREM', KEYS[2], ARGV[1])
-end
-return {0, {string.sub(found, 1, 34), string.sub(found, 35), left}}
-`)
-
-	// KEYS record. ARGV left. The record may be read in part: only its head matters.
-	touch = redisconn.NewScript(common + `
-local head = redis.call('GETRANGE', KEYS[1], 0, 33)
-if #head < 34 or string.sub(head, 1, 1) ~= '-' then return 0 end
-local left = redis.call('PTTL', KEYS[1])
-local longer, state = life(tonumber(ARGV[1]), tonumber(string.sub(head, 19, 34)))
-if left < 0 or longer <= left then return 0 end
-if state == 'd' then redis.call('SETRANGE', KEYS[1], 0, 'd') end
-redis.call('PEXPIRE', KEYS[1], longer)
-return 1
-`)
-
-	// KEYS fence, index.
-	showFence = redisconn.NewScript(`
-local t = redis.call('TIME')
-return {redis.call('GET', KEYS[1]) or '0', string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))}
-`)
-
-	// KEYS fence, index. ARGV how long the fence is kept, the prefix of the user's records, ids to spare. The keys of the
-	// records have the hash tag of the named ones.
-	revoke = redisconn.NewScript(`
-local t = redis.call('TIME')
-local now = t[1] * 1000000 + t[2]
-local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-redis.call('SET', KEYS[1], string.format('%.0f', math.max(last + 1, now)), 'PX', ARGV[1])
-local spare = {}
-for i = 3, #ARGV do spare[ARGV[i]] = true end
-local n = 0
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  if not spare[id] then
-    n = n + redis.call('DEL', ARGV[2] .. id)
-    redis.call('ZREM', KEYS[2], id)
-  end
-end
-return n
-`)
-
-	// KEYS fence, index. ARGV the prefix of the user's records.
-	list = redisconn.NewScript(`
-local all = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  local found = redis.call('GET', ARGV[1] .. id)
-  if found then
-    all[#all + 1] = {id, string.sub(found, 1, 34), string.sub(found, 35), redis.call('PTTL', ARGV[1] .. id)}
-  end
-end
-return all
-`)
-)
 
 const loginTime = 15 * time.Minute
 
@@ -224,30 +107,48 @@ func (s *Store) Load(ctx context.Context, tag, id string) (session.Record, error
 
 // Create creates the record, and its entry in the user's index, in one script.
 func (s *Store) Create(ctx context.Context, r session.Record) (session.Record, bool, error) {
+	args, ok := s.making(r)
+	if !ok {
+		return session.Record{}, false, session.ErrRevoked
+	}
+	return s.current(r, s.run(ctx, create, append(s.keys(r.Tag, r.ID), s.base(r.Tag)+"f"), args...))
+}
+
+// making is what the scripts that create need to know of r; false if its fence is none.
+func (s *Store) making(r session.Record) (args []any, ok bool) {
 	user, fence, asked := "-", "", "0"
 	if r.User {
 		user = "u"
 	}
 	if r.Fence != "" {
-		var ok bool
 		if fence, asked, ok = cut(r.Fence); !ok {
-			return session.Record{}, false, session.ErrRevoked
+			return nil, false
 		}
 	}
 	deadline := int64(0)
 	if !r.Deadline.IsZero() {
 		deadline = r.Deadline.UnixMilli()
 	}
-	answer, err := s.rdb.Run(ctx, create, append(s.keys(r.Tag, r.ID), s.base(r.Tag)+"f"),
-		r.Value, r.Left.Milliseconds(), r.Life.Milliseconds(), deadline, user, fence, asked, loginTime.Milliseconds(), r.ID).Slice()
-	if err != nil {
-		return session.Record{}, false, failure(err)
-	}
-	if len(answer) == 1 {
+	return []any{r.Value, r.Left.Milliseconds(), r.Life.Milliseconds(), deadline, user, fence, asked, loginTime.Milliseconds(), r.ID,
+		r.Limit, s.key(r.Tag, "")}, true
+}
+
+// Move is one script.
+func (s *Store) Move(ctx context.Context, old, next session.Record) (session.Record, bool, error) {
+	args, ok := s.making(next)
+	if !ok {
 		return session.Record{}, false, session.ErrRevoked
 	}
-	return s.current(r, answer)
+	keys := append(s.keys(old.Tag, old.ID), s.base(old.Tag)+"f", s.key(next.Tag, next.ID))
+	args = append(args, version(old.Version), old.Value, old.Left.Milliseconds(), old.ID)
+	cmd := s.run(ctx, move, keys, args...)
+	if answer, _ := cmd.Val().([]any); len(answer) > 0 && answer[0] != int64(1) {
+		return s.current(old, cmd)
+	}
+	return s.current(next, cmd)
 }
+
+func version(n int64) string { return fmt.Sprintf("%016d", n) }
 
 // CompareAndSwap is one script.
 func (s *Store) CompareAndSwap(ctx context.Context, r session.Record) (session.Record, bool, error) {
@@ -255,17 +156,19 @@ func (s *Store) CompareAndSwap(ctx context.Context, r session.Record) (session.R
 	if r.Pinned {
 		pinned = "1"
 	}
-	answer, err := s.rdb.Run(ctx, swap, s.keys(r.Tag, r.ID),
-		fmt.Sprintf("%016d", r.Version), r.Value, r.Left.Milliseconds(), pinned, r.ID).Slice()
-	if err != nil {
-		return session.Record{}, false, failure(err)
-	}
-	return s.current(r, answer)
+	return s.current(r, s.run(ctx, swap, s.keys(r.Tag, r.ID), version(r.Version), r.Value, r.Left.Milliseconds(), pinned, r.ID))
 }
 
-// current reads what create and swap answer: 1 for done, and the record without its value, or 0 and the one that is there.
-func (s *Store) current(r session.Record, answer []any) (session.Record, bool, error) {
-	if len(answer) < 2 {
+// current reads what the scripts that change answer: 1 for done, and the record without its value, or 0 and the one that is
+// there, or 2 for a fence that is not valid.
+func (s *Store) current(r session.Record, cmd *redis.Cmd) (session.Record, bool, error) {
+	answer, err := cmd.Slice()
+	switch {
+	case err != nil:
+		return session.Record{}, false, failure(err)
+	case len(answer) == 1 && answer[0] == int64(2):
+		return session.Record{}, false, session.ErrRevoked
+	case len(answer) < 2:
 		return session.Record{}, false, nil
 	}
 	now, err := show(r.Tag, r.ID, answer[1])
@@ -278,7 +181,7 @@ func (s *Store) current(r session.Record, answer []any) (session.Record, bool, e
 
 // Delete is one script.
 func (s *Store) Delete(ctx context.Context, tag, id string) (session.Record, error) {
-	answer, err := s.rdb.Run(ctx, remove, s.keys(tag, id), id).Slice()
+	answer, err := s.run(ctx, remove, s.keys(tag, id), id).Slice()
 	if err != nil {
 		return session.Record{}, failure(err)
 	}
@@ -302,7 +205,7 @@ func (s *Store) Touch(ctx context.Context, records []session.Record) error {
 
 // Fence returns the number of the user's last revocation and the time.
 func (s *Store) Fence(ctx context.Context, tag string) (string, error) {
-	answer, err := s.rdb.Run(ctx, showFence, s.userKeys(tag)).StringSlice()
+	answer, err := s.rdb.Run(ctx, showFence.Script, s.userKeys(tag)).StringSlice()
 	if err != nil {
 		return "", failure(err)
 	}
@@ -315,13 +218,13 @@ func (s *Store) Revoke(ctx context.Context, tag string, except []string) (int, e
 	for _, id := range except {
 		args = append(args, id)
 	}
-	n, err := s.rdb.Run(ctx, revoke, s.userKeys(tag), args...).Int()
+	n, err := s.run(ctx, revoke, s.userKeys(tag), args...).Int()
 	return n, failure(err)
 }
 
 // List is one script.
 func (s *Store) List(ctx context.Context, tag string) ([]session.Record, error) {
-	answer, err := s.rdb.Run(ctx, list, s.userKeys(tag), s.key(tag, "")).Slice()
+	answer, err := s.rdb.Run(ctx, list.Script, s.userKeys(tag), s.key(tag, "")).Slice()
 	if err != nil {
 		return nil, failure(err)
 	}

@@ -166,6 +166,43 @@ func (s shortening) Touch(ctx context.Context, records []session.Record) error {
 	return nil
 }
 
+// counting makes room for a login before it creates.
+type counting struct{ whole }
+
+func (s counting) Create(ctx context.Context, r session.Record) (session.Record, bool, error) {
+	if r.Limit == 0 {
+		return s.whole.Create(ctx, r)
+	}
+	all, err := s.whole.List(ctx, r.Tag)
+	if err != nil {
+		return session.Record{}, false, err
+	}
+	slices.SortFunc(all, func(a, b session.Record) int { return a.Deadline.Compare(b.Deadline) })
+	for len(all) >= r.Limit {
+		s.whole.Delete(ctx, all[0].Tag, all[0].ID)
+		all = all[1:]
+	}
+	for range 100 {
+		runtime.Gosched()
+	}
+	r.Limit = 0
+	return s.whole.Create(ctx, r)
+}
+
+// strolling moves in two steps.
+type strolling struct{ whole }
+
+func (s strolling) Move(ctx context.Context, old, next session.Record) (session.Record, bool, error) {
+	now, swapped, err := s.whole.CompareAndSwap(ctx, old)
+	if err != nil || !swapped {
+		return now, false, err
+	}
+	for range 100 {
+		runtime.Gosched()
+	}
+	return s.whole.Create(ctx, next)
+}
+
 func TestBrokenStoresFail(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -180,6 +217,8 @@ func TestBrokenStoresFail(t *testing.T) {
 		{"unlisted", func(w whole) session.Store { return unlisted{w} }, []string{"Revoke", "IndexOutlivesItsRecords"}},
 		{"stale", func(w whole) session.Store { return stale{w, new(sync.Mutex), map[string]session.Record{}} }, []string{"ReadsAreNew"}},
 		{"blind", func(w whole) session.Store { return blind{w} }, []string{"Swap"}},
+		{"counting", func(w whole) session.Store { return counting{w} }, []string{"LimitHoldsForConcurrentLogins"}},
+		{"strolling", func(w whole) session.Store { return strolling{w} }, []string{"Move", "MoveOrRevoke"}},
 		{"shortening", func(w whole) session.Store { return shortening{w} }, []string{"Touch"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
