@@ -27,6 +27,10 @@ type controlled interface {
 	admin.Source
 	// reload starts a reload of one slot, or of all if it is negative; done is called once.
 	reload(slot int, done func(error)) error
+	// scale changes the number of workers: to so many, or if by is not 0 by so many; done as of reload.
+	scale(to, by int, done func(error)) error
+	// upgrade replaces the workers and the supervisor; done as of reload.
+	upgrade(done func(error)) error
 	// shutdown begins a graceful stop.
 	shutdown()
 	// profile takes a profile of a slot's worker.
@@ -44,6 +48,8 @@ type controlled interface {
 //	GET  /v1/logs               text, the latest lines; ?lines=N, slot=N, follow=1 for those to come too
 //	GET  /v1/profile            ?slot=N&kind=cpu|heap|goroutine&seconds=S; of goroutines text, else for go tool pprof
 //	POST /v1/reload[?slot=N]    202 {"id": "..."}
+//	POST /v1/scale?to=N         the same; or ?by=N, which may be negative
+//	POST /v1/upgrade            the same
 //	GET  /v1/operations/{id}    {"id": "...", "done": bool, "error": "..."}; waits for it for up to 10s
 //	POST /v1/stop               202
 //
@@ -82,6 +88,8 @@ func serveControl(ln net.Listener, c controlled) *http.Server {
 	mux.HandleFunc("GET /v1/logs", ctl.logs)
 	mux.HandleFunc("GET /v1/profile", ctl.profile)
 	mux.HandleFunc("POST /v1/reload", ctl.reload)
+	mux.HandleFunc("POST /v1/scale", ctl.scale)
+	mux.HandleFunc("POST /v1/upgrade", ctl.upgrade)
 	mux.HandleFunc("GET /v1/operations/{id}", ctl.operation)
 	mux.HandleFunc("POST /v1/stop", ctl.stop)
 	srv := &http.Server{
@@ -147,8 +155,33 @@ func (c *control) reload(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
+	c.begin(w, func(done func(error)) error { return c.c.reload(slot, done) })
+}
+
+func (c *control) scale(w http.ResponseWriter, r *http.Request) {
+	to, err := number(r, "to", 0)
+	by := 0
+	if s := r.URL.Query().Get("by"); err == nil && s != "" {
+		if by, err = strconv.Atoi(s); err != nil {
+			err = fmt.Errorf("by %q: must be a number", s)
+		}
+	}
+	if err == nil && (to == 0) == (by == 0) {
+		err = errors.New("either to, from 1, or by")
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	c.begin(w, func(done func(error)) error { return c.c.scale(to, by, done) })
+}
+
+func (c *control) upgrade(w http.ResponseWriter, r *http.Request) { c.begin(w, c.c.upgrade) }
+
+// begin answers with the id of an operation that start has started.
+func (c *control) begin(w http.ResponseWriter, start func(done func(error)) error) {
 	id, op := newInstanceID(), &operation{done: make(chan struct{})}
-	err = c.c.reload(slot, func(err error) {
+	err := start(func(err error) {
 		op.err = err
 		close(op.done)
 	})

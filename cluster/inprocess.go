@@ -114,6 +114,14 @@ func (a *alone) reload(int, func(error)) error {
 	return fmt.Errorf("cluster: no reload with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
 }
 
+func (a *alone) scale(int, int, func(error)) error {
+	return fmt.Errorf("cluster: no scale with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
+}
+
+func (a *alone) upgrade(func(error)) error {
+	return fmt.Errorf("cluster: no upgrade with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
+}
+
 func (a *alone) profile(ctx context.Context, slot int, kind string, d time.Duration) ([]byte, error) {
 	if slot != 0 {
 		return nil, fmt.Errorf("cluster: slot %d has no worker", slot)

@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+const reconnectFor = 10 * time.Second
+
 var errUnreachable = errors.New("nobody answers")
 
 // answerError is a "no" of the service.
@@ -21,6 +23,9 @@ type answerError struct {
 
 func (e *answerError) Error() string     { return e.text }
 func (e *answerError) unsupported() bool { return e.status == http.StatusNotImplemented }
+
+// errInterrupted is how a command ends that a signal ends.
+var errInterrupted = &answerError{text: "interrupted; what was asked for goes on"}
 
 type client struct {
 	path string
@@ -35,31 +40,41 @@ func newClient(path string) *client {
 	}}}
 }
 
-// call asks and decodes the answer into out, if that is not nil.
-func (c *client) call(ctx context.Context, method, path string, out any) error {
+// ask returns an answer that is not an error, whose body is to be closed.
+func (c *client) ask(ctx context.Context, method, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://control"+path, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return &answerError{text: "interrupted; what was asked for goes on"}
+			return nil, errInterrupted
 		}
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err
 		}
-		return fmt.Errorf("%w on %s: %v", errUnreachable, c.path, err)
+		return nil, fmt.Errorf("%w on %s: %v", errUnreachable, c.path, err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		var no struct{ Error string }
-		if json.NewDecoder(resp.Body).Decode(&no) != nil || no.Error == "" {
-			no.Error = "unexpected answer: " + resp.Status
-		}
-		return &answerError{resp.StatusCode, no.Error}
+	var no struct{ Error string }
+	if json.NewDecoder(resp.Body).Decode(&no) != nil || no.Error == "" {
+		no.Error = "unexpected answer: " + resp.Status
 	}
+	return nil, &answerError{resp.StatusCode, no.Error}
+}
+
+// call asks and decodes the answer into out, if that is not nil.
+func (c *client) call(ctx context.Context, method, path string, out any) error {
+	resp, err := c.ask(ctx, method, path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
 	if out == nil {
 		return nil
 	}
@@ -69,11 +84,8 @@ func (c *client) call(ctx context.Context, method, path string, out any) error {
 	return nil
 }
 
-func (c *client) reload(ctx context.Context, slot string) error {
-	path := "/v1/reload"
-	if slot != "" {
-		path += "?slot=" + slot
-	}
+// operate starts an operation and waits for its outcome. An upgrade replaces the supervisor meanwhile: it is asked again.
+func (c *client) operate(ctx context.Context, path string) error {
 	var op struct {
 		ID, Error string
 		Done      bool
@@ -81,13 +93,27 @@ func (c *client) reload(ctx context.Context, slot string) error {
 	if err := c.call(ctx, http.MethodPost, path, &op); err != nil {
 		return err
 	}
+	var lost time.Time
 	for !op.Done {
-		if err := c.call(ctx, http.MethodGet, "/v1/operations/"+op.ID, &op); err != nil {
+		err := c.call(ctx, http.MethodGet, "/v1/operations/"+op.ID, &op)
+		switch {
+		case err == nil:
+			lost = time.Time{}
+			continue
+		case !errors.Is(err, errUnreachable):
 			return err
+		case lost.IsZero():
+			lost = time.Now()
+		case time.Since(lost) > reconnectFor:
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 	if op.Error != "" {
-		return &answerError{text: "reload failed: " + op.Error}
+		return &answerError{text: op.Error}
 	}
 	return nil
 }

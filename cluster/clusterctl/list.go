@@ -6,91 +6,144 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
-	"text/tabwriter"
+	"strings"
 	"time"
 )
 
-// worker is a row of ls; unknown members are kept out of the table and in --json.
-type worker struct {
-	Slot        int     `json:"slot"`
-	Generation  int     `json:"generation"`
-	PID         int     `json:"pid"`
-	State       string  `json:"state"`
-	Uptime      float64 `json:"uptime_seconds"`
-	Restarts    int     `json:"restarts"`
-	RSS         int64   `json:"rss_bytes"`
-	Heap        int64   `json:"heap_bytes"`
-	Goroutines  int64   `json:"goroutines"`
-	Connections int64   `json:"connections"`
-	LastExit    string  `json:"last_exit"`
+const wordLines = 24 // of a worker's last words; all are in --json
+
+// exit is the end of a worker.
+type exit struct {
+	Generation int       `json:"generation"`
+	PID        int       `json:"pid"`
+	Time       time.Time `json:"time"`
+	Status     string    `json:"status"`
+	OK         bool      `json:"ok"`
+	Reason     string    `json:"reason"`
+	Crash      string    `json:"crash"`
+	Stderr     string    `json:"stderr"`
+	Tail       string    `json:"tail"`
 }
 
-func list(ctx context.Context, c *client, w io.Writer, asJSON bool) error {
+// screen is where something is shown.
+type screen struct {
+	io.Writer
+	paint paint
+	width int // 0: no terminal, lines of any length
+}
+
+func (c *client) workers(ctx context.Context) ([]worker, json.RawMessage, error) {
 	var res struct {
 		Workers json.RawMessage `json:"workers"`
 	}
 	if err := c.call(ctx, http.MethodGet, "/v1/workers", &res); err != nil {
-		return err
-	}
-	if asJSON {
-		_, err := fmt.Fprintf(w, "%s\n", res.Workers)
-		return err
+		return nil, nil, err
 	}
 	var workers []worker
 	if err := json.Unmarshal(res.Workers, &workers); err != nil {
+		return nil, nil, fmt.Errorf("%w on %s as a service would: %v", errUnreachable, c.path, err)
+	}
+	return workers, res.Workers, nil
+}
+
+func list(ctx context.Context, c *client, s screen, asJSON bool) error {
+	workers, raw, err := c.workers(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err := fmt.Fprintf(s, "%s\n", raw)
+		return err
+	}
+	table(s, workers, s.paint, s.width)
+	return nil
+}
+
+// listSlot shows one slot: its workers, and how the earlier ones ended.
+func listSlot(ctx context.Context, c *client, s screen, slot int, asJSON bool) error {
+	workers, raw, err := c.workers(ctx)
+	if err != nil {
+		return err
+	}
+	var res struct {
+		Exits json.RawMessage `json:"exits"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/exits?slot="+strconv.Itoa(slot), &res); err != nil {
+		return err
+	}
+	mine := slices.DeleteFunc(workers, func(w worker) bool { return w.Slot != slot })
+	if len(mine) == 0 {
+		return &answerError{text: fmt.Sprintf("there is no slot %d", slot)}
+	}
+	if asJSON {
+		var rows, its []json.RawMessage
+		json.Unmarshal(raw, &rows)
+		for _, r := range rows {
+			var w worker
+			if json.Unmarshal(r, &w); w.Slot == slot {
+				its = append(its, r)
+			}
+		}
+		b, err := json.Marshal(map[string]any{"workers": its, "exits": res.Exits})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s, "%s\n", b)
+		return err
+	}
+	var exits []exit
+	if err := json.Unmarshal(res.Exits, &exits); err != nil {
 		return fmt.Errorf("%w on %s as a service would: %v", errUnreachable, c.path, err)
 	}
-	return table(w, workers)
+	table(s, mine, s.paint, s.width)
+	showExits(s, exits, time.Now())
+	return nil
 }
 
-func table(w io.Writer, workers []worker) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "SLOT\tGEN\tPID\tSTATE\tUPTIME\tRESTARTS\tRSS\tHEAP\tGOROUTINES\tCONNS\tLAST EXIT")
-	for _, x := range workers {
-		if x.PID == 0 { // a slot that waits for its next worker
-			fmt.Fprintf(tw, "%d\t-\t-\t%s\t-\t%d\t-\t-\t-\t-\t%s\n", x.Slot, x.State, x.Restarts, dash(x.LastExit))
+// showExits lists the exits, the newest first, and the last words of the newest that went wrong.
+func showExits(s screen, exits []exit, now time.Time) {
+	if len(exits) == 0 {
+		return
+	}
+	fmt.Fprintf(s, "\n%s\n", s.paint.head("EARLIER WORKERS"))
+	for _, e := range slices.Backward(exits) {
+		ago := uptime(now.Sub(e.Time).Seconds()) + " ago"
+		status := e.Status
+		if e.Reason != "" {
+			status += ": " + e.Reason
+		}
+		line := fmt.Sprintf("%-11s  generation %d  pid %d  ", ago, e.Generation, e.PID)
+		room := 0
+		if s.width > 0 {
+			room = max(20, s.width-len(line))
+		}
+		status = cut(status, room)
+		if !e.OK {
+			status = s.paint.bad(status)
+		}
+		fmt.Fprintln(s, line+status)
+	}
+	for _, e := range slices.Backward(exits) {
+		words := e.Crash
+		if words == "" {
+			words = e.Stderr
+		}
+		if words == "" {
+			words = e.Tail
+		}
+		if e.OK || words == "" {
 			continue
 		}
-		fmt.Fprintf(tw, "%d\t%d\t%d\t%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n", x.Slot, x.Generation, x.PID, x.State, uptime(x.Uptime),
-			x.Restarts, size(x.RSS), size(x.Heap), x.Goroutines, x.Connections, dash(x.LastExit))
+		fmt.Fprintf(s, "\n%s\n", s.paint.head(fmt.Sprintf("LAST WORDS OF GENERATION %d", e.Generation)))
+		lines := strings.Split(strings.TrimRight(words, "\n"), "\n")
+		for _, l := range lines[:min(len(lines), wordLines)] {
+			fmt.Fprintln(s, cut(strings.ReplaceAll(l, "\t", "    "), s.width))
+		}
+		if more := len(lines) - wordLines; more > 0 {
+			fmt.Fprintln(s, s.paint.head(fmt.Sprintf("(%d more lines: clusterctl ls %s --json)", more, "SLOT")))
+		}
+		return
 	}
-	return tw.Flush()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// size prints bytes with the unit that leaves one to three digits before the point.
-func size(n int64) string {
-	if n <= 0 {
-		return "-"
-	}
-	f, units := float64(n), []string{"B", "K", "M", "G", "T"}
-	for f >= 1000 && len(units) > 1 {
-		f, units = f/1024, units[1:]
-	}
-	digits := 0
-	if f < 10 && units[0] != "B" {
-		digits = 1
-	}
-	return strconv.FormatFloat(f, 'f', digits, 64) + units[0]
-}
-
-// uptime prints the two largest units.
-func uptime(seconds float64) string {
-	d := time.Duration(seconds * float64(time.Second))
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
-	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }

@@ -1,11 +1,17 @@
 // Clusterctl talks to the supervisor of a service that package cluster runs, over its control socket.
 //
-//	clusterctl --control PATH ls [--json]
+//	clusterctl --control PATH ls [SLOT] [--json]
+//	clusterctl --control PATH top
+//	clusterctl --control PATH logs [SLOT] [-f] [-n LINES]
+//	clusterctl --control PATH profile SLOT cpu|heap|goroutine
 //	clusterctl --control PATH reload [SLOT]
+//	clusterctl --control PATH scale N|+1|-1
+//	clusterctl --control PATH upgrade
 //	clusterctl --control PATH stop
 //
 // $CONTROL may stand in for --control. The exit status is 0 when it went well, 1 when the service says that it did not, 2
 // for wrong usage, 3 when the service cannot do that at all, and 4 when nobody answers on the socket.
+// clusterctl completion bash, zsh, fish or pwsh prints a script that completes commands in that shell.
 package main
 
 import (
@@ -15,7 +21,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strconv"
 	"syscall"
 
 	"github.com/urfave/cli/v3"
@@ -44,10 +49,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "clusterctl:", err)
 	var answer *answerError
+	var writing *writeError
 	switch {
 	case errors.As(err, &answer) && answer.unsupported():
 		return exitUnsupported
-	case errors.As(err, &answer):
+	case errors.As(err, &answer), errors.As(err, &writing):
 		return exitFailed
 	case errors.Is(err, errUnreachable):
 		return exitUnreachable
@@ -55,74 +61,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitUsage
 }
 
-func command(stdout io.Writer) *cli.Command {
-	client := func(cmd *cli.Command) (*client, error) {
-		path := cmd.String("control")
-		if path == "" {
-			return nil, errors.New("which service? Give --control PATH or set $CONTROL to its control socket")
+// onScreen is where a table goes: as wide as the terminal, or as it is when the output is a pipe or file.
+func onScreen(w io.Writer) screen {
+	s := screen{Writer: w}
+	if f, ok := w.(*os.File); ok {
+		if width, _, ok := terminalSize(f); ok {
+			s.width = width
+			s.paint.on = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 		}
-		return newClient(path), nil
 	}
-	tooMany := func(cmd *cli.Command, most int) error {
-		if cmd.Args().Len() > most {
-			return fmt.Errorf("%s: unexpected argument %q", cmd.Name, cmd.Args().Get(most))
-		}
-		return nil
-	}
-	return &cli.Command{
-		Name:        "clusterctl",
-		Usage:       "look at and steer a running service",
-		HideVersion: true,
-		Flags: []cli.Flag{&cli.StringFlag{
-			Name: "control", Usage: "control socket of the service", Sources: cli.EnvVars("CONTROL"), TakesFile: true,
-		}},
-		Commands: []*cli.Command{
-			{
-				Name:  "ls",
-				Usage: "list the workers",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "as JSON, for programs"}},
-				Action: func(ctx context.Context, cmd *cli.Command) error {
-					c, err := client(cmd)
-					if err = errors.Join(err, tooMany(cmd, 0)); err != nil {
-						return err
-					}
-					return list(ctx, c, stdout, cmd.Bool("json"))
-				},
-			},
-			{
-				Name:      "reload",
-				Usage:     "replace the workers one after the other by new ones of the program as it is now, and wait for the outcome",
-				ArgsUsage: "[SLOT]",
-				Action: func(ctx context.Context, cmd *cli.Command) error {
-					c, err := client(cmd)
-					if err = errors.Join(err, tooMany(cmd, 1)); err != nil {
-						return err
-					}
-					slot := cmd.Args().First()
-					if n, err := strconv.Atoi(slot); slot != "" && (err != nil || n < 0) {
-						return fmt.Errorf("reload: SLOT %q must be a number from 0", slot)
-					}
-					return c.reload(ctx, slot)
-				},
-			},
-			{
-				Name:  "stop",
-				Usage: "stop the service gracefully; returns when it has ended",
-				Action: func(ctx context.Context, cmd *cli.Command) error {
-					c, err := client(cmd)
-					if err = errors.Join(err, tooMany(cmd, 0)); err != nil {
-						return err
-					}
-					return c.stop(ctx)
-				},
-			},
-		},
-		// Without a command, or with an unknown one.
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if name := cmd.Args().First(); name != "" {
-				return fmt.Errorf("unknown command %q: clusterctl --help lists them", name)
-			}
-			return cli.ShowRootCommandHelp(cmd)
-		},
-	}
+	return s
 }
