@@ -40,6 +40,15 @@ func TestNewReportsEveryMistakeAtOnce(t *testing.T) {
 			`ratelimit: a b: Options.Timeout = -1s: must be >= 0 (0 means 50ms)`,
 			`ratelimit: a b: Options.Store: NewMemory(-5): must be >= 0 (0 means 1048576)`,
 		}},
+		{"x", Calendar(0, 7, nil).And(InFlight(100_001, time.Microsecond)), Options{Lease: time.Minute}, []string{
+			"ratelimit: x: limit Calendar(0, Unit(7)): n must be 1 to 1000000000",
+			"ratelimit: x: limit Calendar(0, Unit(7)): unit must be Minute, Hour, Day, Week or Month",
+			"ratelimit: x: limit InFlight(100001, 1µs): n must be 1 to 100000",
+			"ratelimit: x: limit InFlight(100001, 1µs): ttl must be 1ms to 87600h0m0s",
+			"ratelimit: x: Options.Lease = 1m0s: must be 0 to 10s (0 means none)",
+		}},
+		{"x", InFlight(1, time.Second).And(InFlight(1, time.Second)), Options{}, []string{"ratelimit: x: limit And: more than one InFlight"}},
+		{"x", Calendar(1, Day, nil).Burst(2), Options{}, []string{"ratelimit: x: limit Burst(2): must follow PerSecond or Per"}},
 		{"x", Limit{}, Options{}, []string{"ratelimit: x: limit: is the zero Limit: use PerSecond, Per, Calendar or InFlight"}},
 		{"x", Per(-3, -time.Second).Burst(0), Options{}, []string{
 			"ratelimit: x: limit Per(-3, -1s): n must be 1 to 1000000000",

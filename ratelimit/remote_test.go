@@ -21,6 +21,7 @@ type far struct {
 	frozen atomic.Bool
 	fails  atomic.Bool
 	panics atomic.Bool
+	slow   atomic.Int64 // nanoseconds
 	warn   string
 }
 
@@ -30,6 +31,13 @@ func newFar() *far { return &far{Memory: NewMemory(0)} }
 
 func (f *far) Take(ctx context.Context, ask Ask) (Decision, error) {
 	f.asked.Add(1)
+	if d := f.slow.Load(); d > 0 {
+		select {
+		case <-time.After(time.Duration(d)):
+		case <-ctx.Done():
+			return Decision{}, ctx.Err()
+		}
+	}
 	switch {
 	case f.panics.Load():
 		panic("far: panic")
