@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/fairlead/fairlead/cluster/internal/admin"
@@ -19,18 +18,17 @@ import (
 // operationWait is how long a question for an operation's outcome may hang before it is answered "not yet".
 const operationWait = 10 * time.Second
 
-// keptOperations is how many outcomes are remembered.
-const keptOperations = 64
-
 // controlled is what the control socket acts on.
 type controlled interface {
 	admin.Source
-	// reload starts a reload of one slot, or of all if it is negative; done is called once.
-	reload(slot int, done func(error)) error
-	// scale changes the number of workers: to so many, or if by is not 0 by so many; done as of reload.
-	scale(to, by int, done func(error)) error
-	// upgrade replaces the workers and the supervisor; done as of reload.
-	upgrade(done func(error)) error
+	// operations are where the outcomes of reload, scale and upgrade go, under the id that these get.
+	operations() *operations
+	// reload starts a reload of one slot, or of all if it is negative.
+	reload(id string, slot int) error
+	// scale changes the number of workers: to so many, or if by is not 0 by so many.
+	scale(id string, to, by int) error
+	// upgrade replaces the workers and the supervisor.
+	upgrade(id string) error
 	// shutdown begins a graceful stop.
 	shutdown()
 	// profile takes a profile of a slot's worker.
@@ -54,17 +52,7 @@ type controlled interface {
 //	POST /v1/stop               202
 //
 // Errors are {"error": "..."}; what cannot be done here is 501.
-type control struct {
-	c   controlled
-	mu  sync.Mutex
-	ops map[string]*operation
-	old []string // ids, oldest first
-}
-
-type operation struct {
-	done chan struct{}
-	err  error
-}
+type control struct{ c controlled }
 
 type uidKey struct{}
 
@@ -81,7 +69,7 @@ func openControl(path string) (net.Listener, error) {
 }
 
 func serveControl(ln net.Listener, c controlled) *http.Server {
-	ctl := &control{c: c, ops: make(map[string]*operation)}
+	ctl := &control{c}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/workers", ctl.workers)
 	mux.HandleFunc("GET /v1/exits", ctl.exits)
@@ -155,7 +143,7 @@ func (c *control) reload(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	c.begin(w, func(done func(error)) error { return c.c.reload(slot, done) })
+	c.begin(w, func(id string) error { return c.c.reload(id, slot) })
 }
 
 func (c *control) scale(w http.ResponseWriter, r *http.Request) {
@@ -173,51 +161,44 @@ func (c *control) scale(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	c.begin(w, func(done func(error)) error { return c.c.scale(to, by, done) })
+	c.begin(w, func(id string) error { return c.c.scale(id, to, by) })
 }
 
 func (c *control) upgrade(w http.ResponseWriter, r *http.Request) { c.begin(w, c.c.upgrade) }
 
 // begin answers with the id of an operation that start has started.
-func (c *control) begin(w http.ResponseWriter, start func(done func(error)) error) {
-	id, op := newInstanceID(), &operation{done: make(chan struct{})}
-	err := start(func(err error) {
-		op.err = err
-		close(op.done)
-	})
-	if err != nil {
+func (c *control) begin(w http.ResponseWriter, start func(id string) error) {
+	ops := c.c.operations()
+	id := ops.begin()
+	if err := start(id); err != nil {
+		ops.forget(id)
 		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
-	c.mu.Lock()
-	c.ops[id] = op
-	c.old = append(c.old, id)
-	if len(c.old) > keptOperations {
-		delete(c.ops, c.old[0])
-		c.old = c.old[1:]
-	}
-	c.mu.Unlock()
 	answer(w, http.StatusAccepted, map[string]string{"id": id})
 }
 
 func (c *control) operation(w http.ResponseWriter, r *http.Request) {
-	id := r.PathValue("id")
-	c.mu.Lock()
-	op := c.ops[id]
-	c.mu.Unlock()
+	ops := c.c.operations()
+	op := ops.get(r.PathValue("id"))
 	if op == nil {
 		answer(w, http.StatusNotFound, map[string]string{"error": "no such operation"})
 		return
 	}
-	res := map[string]any{"id": id, "done": false}
+	res := map[string]any{"id": op.id, "done": false}
+	select {
+	case <-op.done:
+	case <-time.After(operationWait):
+	case <-ops.waiting():
+	case <-r.Context().Done():
+	}
 	select {
 	case <-op.done:
 		res["done"] = true
-		if op.err != nil {
-			res["error"] = op.err.Error()
+		if op.err != "" {
+			res["error"] = op.err
 		}
-	case <-time.After(operationWait):
-	case <-r.Context().Done():
+	default:
 	}
 	answer(w, http.StatusOK, res)
 }

@@ -23,6 +23,7 @@ type alone struct {
 	cancel   context.CancelCauseFunc
 	state    atomic.Pointer[machine.State]
 	stopping atomic.Bool
+	ops      operations // never any that starts
 	mu       sync.Mutex
 	tell     func(condition)
 }
@@ -110,15 +111,17 @@ func (a *alone) notify() {
 
 func (a *alone) Alive(context.Context) error { return nil }
 
-func (a *alone) reload(int, func(error)) error {
+func (a *alone) operations() *operations { return &a.ops }
+
+func (a *alone) reload(string, int) error {
 	return fmt.Errorf("cluster: no reload with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
 }
 
-func (a *alone) scale(int, int, func(error)) error {
+func (a *alone) scale(string, int, int) error {
 	return fmt.Errorf("cluster: no scale with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
 }
 
-func (a *alone) upgrade(func(error)) error {
+func (a *alone) upgrade(string) error {
 	return fmt.Errorf("cluster: no upgrade with the app in the one process (Options.Workers is 0): %w", errors.ErrUnsupported)
 }
 

@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -33,12 +32,11 @@ type supervisor struct {
 	totals  *totals
 	logs    chan machine.Log
 
-	procs  map[int]*proc // by worker ID
-	byPID  map[int]int   // to worker ID
-	ops    map[string]func(error)
-	lastOp int
-	queue  []machine.Message // that come of effects
-	exit   *machine.Exit
+	procs map[int]*proc // by worker ID
+	byPID map[int]int   // to worker ID
+	ops   *operations
+	queue []machine.Message // that come of effects
+	exit  *machine.Exit
 
 	signalled bool // a signal has said to stop
 
@@ -101,7 +99,7 @@ func supervise(ctx context.Context, o Options) error {
 		logs:    make(chan machine.Log, 256),
 		procs:   make(map[int]*proc),
 		byPID:   make(map[int]int),
-		ops:     make(map[string]func(error)),
+		ops:     newOperations(),
 	}
 	s.notifier = newNotifier(s.Alive)
 	s.publish()
@@ -266,10 +264,7 @@ func (s *supervisor) carryOut(e machine.Effect) {
 	case machine.Release:
 		s.spawner.release(e.Version)
 	case machine.Finish:
-		if done := s.ops[e.Op]; done != nil {
-			delete(s.ops, e.Op)
-			done(e.Err)
-		}
+		s.ops.finish(e.Op, e.Err)
 	case machine.CloseSockets:
 		s.spawner.closeSockets()
 	case machine.Log:
@@ -331,22 +326,6 @@ func (s *supervisor) writeLogs(done chan<- struct{}) {
 		s.spawner.logs.add(-1, logText(l))
 		s.opts.Logger.Log(context.Background(), l.Level, "cluster: "+l.Text, l.Args...)
 	}
-}
-
-func (s *supervisor) reload(slot int, done func(error)) error {
-	if s.status.Load().Stopping {
-		return fmt.Errorf("cluster: %w", machine.ErrStopping)
-	}
-	if n := s.status.Load().Open; slot >= n {
-		return fmt.Errorf("cluster: there is no slot %d: they are 0 to %d", slot, n-1)
-	}
-	s.post(func() {
-		s.lastOp++
-		op := strconv.Itoa(s.lastOp)
-		s.ops[op] = done
-		s.handle(machine.Reload{Op: op, Slot: slot})
-	})
-	return nil
 }
 
 func (s *supervisor) shutdown() {
