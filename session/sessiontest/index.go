@@ -141,21 +141,21 @@ func fence(ctx context.Context, s session.Store) error {
 // createOrRevoke: of a login and a revocation at the same time none leaves a session, whichever came first.
 func createOrRevoke(ctx context.Context, s session.Store) error {
 	index := s.(session.UserIndex)
-	for range 100 {
+	for round := range 100 {
 		r, err := owned(ctx, s)
 		if err != nil {
 			return err
 		}
 		errs := make([]error, 2)
 		together(2, func(i int) {
-			if i == 0 {
-				_, _, errs[0] = s.Create(ctx, r)
-				if errors.Is(errs[0], session.ErrRevoked) {
-					errs[0] = nil
+			if i == round%2 { // each comes first once in a while
+				_, _, errs[i] = s.Create(ctx, r)
+				if errors.Is(errs[i], session.ErrRevoked) {
+					errs[i] = nil
 				}
 				return
 			}
-			_, errs[1] = index.Revoke(ctx, r.Tag, nil)
+			_, errs[i] = index.Revoke(ctx, r.Tag, nil)
 		})
 		if err := errors.Join(errs...); err != nil {
 			return err
@@ -174,7 +174,7 @@ func createOrRevoke(ctx context.Context, s session.Store) error {
 // revocation finds the successor, or the rotation does not find the predecessor.
 func rotateOrRevoke(ctx context.Context, s session.Store) error {
 	index := s.(session.UserIndex)
-	for range 100 {
+	for round := range 100 {
 		r, err := owned(ctx, s)
 		if err != nil {
 			return err
@@ -193,14 +193,14 @@ func rotateOrRevoke(ctx context.Context, s session.Store) error {
 		swapped := false
 		errs := make([]error, 2)
 		together(2, func(i int) {
-			if i == 0 {
-				if _, errs[0] = made(ctx, s, next); errs[0] == nil {
+			if i == round%2 { // each comes first once in a while
+				if _, errs[i] = made(ctx, s, next); errs[i] == nil {
 					old.Pinned, old.Left = true, time.Minute
-					_, swapped, errs[0] = s.CompareAndSwap(ctx, old)
+					_, swapped, errs[i] = s.CompareAndSwap(ctx, old)
 				}
 				return
 			}
-			_, errs[1] = index.Revoke(ctx, r.Tag, nil)
+			_, errs[i] = index.Revoke(ctx, r.Tag, nil)
 		})
 		if err := errors.Join(errs...); err != nil {
 			return err

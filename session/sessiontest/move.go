@@ -230,18 +230,18 @@ func move(ctx context.Context, s session.Store) error {
 // moveOrRevoke: a revocation beside a Move leaves neither the old record nor the new one.
 func moveOrRevoke(ctx context.Context, s session.Store) error {
 	index := s.(session.UserIndex)
-	for range 100 {
+	for round := range 100 {
 		old, pointer, next, err := moving(ctx, s)
 		if err != nil {
 			return err
 		}
 		errs := make([]error, 2)
 		together(2, func(i int) {
-			if i == 0 {
-				_, _, errs[0] = index.Move(ctx, pointer, next)
+			if i == round%2 { // each comes first once in a while
+				_, _, errs[i] = index.Move(ctx, pointer, next)
 				return
 			}
-			_, errs[1] = index.Revoke(ctx, old.Tag, nil)
+			_, errs[i] = index.Revoke(ctx, old.Tag, nil)
 		})
 		if err := errors.Join(errs...); err != nil {
 			return err

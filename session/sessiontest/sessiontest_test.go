@@ -2,7 +2,6 @@ package sessiontest
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -75,9 +74,7 @@ func (s hesitant) Create(ctx context.Context, r session.Record) (session.Record,
 	if _, _, err := s.whole.Create(ctx, probe); err != nil {
 		return session.Record{}, false, err
 	}
-	for range 100 {
-		runtime.Gosched()
-	}
+	time.Sleep(time.Millisecond)
 	r.Fence = ""
 	return s.whole.Create(ctx, r)
 }
@@ -90,9 +87,7 @@ func (s looking) Revoke(ctx context.Context, tag string, except []string) (int, 
 	if err != nil {
 		return 0, err
 	}
-	for range 100 {
-		runtime.Gosched()
-	}
+	time.Sleep(time.Millisecond)
 	var spared []string
 	now, err := s.whole.List(ctx, tag)
 	if err != nil {
@@ -182,9 +177,7 @@ func (s counting) Create(ctx context.Context, r session.Record) (session.Record,
 		s.whole.Delete(ctx, all[0].Tag, all[0].ID)
 		all = all[1:]
 	}
-	for range 100 {
-		runtime.Gosched()
-	}
+	time.Sleep(time.Millisecond)
 	r.Limit = 0
 	return s.whole.Create(ctx, r)
 }
@@ -197,9 +190,7 @@ func (s strolling) Move(ctx context.Context, old, next session.Record) (session.
 	if err != nil || !swapped {
 		return now, false, err
 	}
-	for range 100 {
-		runtime.Gosched()
-	}
+	time.Sleep(time.Millisecond)
 	return s.whole.Create(ctx, next)
 }
 
