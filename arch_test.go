@@ -73,6 +73,8 @@ var rules = map[string][]string{
 		"./cache/...", "./cluster/...", "./pool/...", "./ratelimit/...", "./scale/...", "./session/...",
 		"github.com/...", "golang.org/...", "go.opentelemetry.io/...",
 	},
+	// This one starts its servers by itself, so that it is one command.
+	"./examples/readyourwrites": {"./pool/...", "./internal/testenv", "github.com/jackc/..."},
 }
 
 // mustNotReach forbids packages however far down the import graph they are. A rule above cannot see what a dependency
