@@ -38,9 +38,7 @@
 //
 // # What it does not
 //
-// Connections through a pooler that switches servers between transactions (PgBouncer in transaction mode), and addresses
-// behind which several servers take turns, are not supported as replicas yet. Reads of what another client wrote, of which
-// the scope knows nothing, are bounded by MaxStaleness only. After a failover, replicas serve scoped reads again once they
+// Reads of what another client wrote, of which the scope knows nothing, are bounded by MaxStaleness only. After a failover, replicas serve scoped reads again once they
 // show the new timeline, which they do at once to a role with pg_monitor and after their next restart point to others; what
 // was written just before it is proven to have survived to a role with REPLICATION, or if the promoted server was seen to
 // have replayed it.
@@ -50,5 +48,31 @@
 // for a replica that is not receiving, positions do not grow while no primary is known; but as long as the old one is still
 // taken for the primary, a moment after a promotion, a lost write may be missing from a read without a [CausalityLostError].
 //
-// PostgreSQL 13 or later; tested on 15. Any role that can log in will do.
+// # Servers and services
+//
+// PostgreSQL 13 or later. Any role that can log in will do; one that is not a superuser knows more with
+//
+//	grant pg_monitor to app;        -- replicas serve scoped reads at once after a failover
+//	alter role app replication;     -- and what survived one is known exactly; pg_hba.conf has to let it in as well
+//
+// The tests run on some of what follows. What is said of the rest is what follows from its documentation: try a failover
+// there before relying on it.
+//
+//   - PostgreSQL 15 with streaming replication: tested, with killed, frozen and demoted primaries. Name every server.
+//   - One address for several servers (a Kubernetes service, HAProxy, a reader endpoint): tested, with a TCP proxy that
+//     alternates. Each connection speaks for the server that it leads to, so every read there is checked in its round trip.
+//   - PgBouncer in transaction mode, one in front of each server: tested, version 1.18. Below 1.21 it knows no prepared
+//     statements: default_query_exec_mode=exec in the URL. The exact fork of a timeline cannot be asked for through it.
+//   - Patroni: not tested. Name every member; roles are found out. An Options.Leader that asks its REST API makes Patroni's
+//     the last word; its own demotion and watchdog are the fencing.
+//   - CloudNativePG: not tested. The services -rw as the URL and -ro in Options.Replicas, which is one address for several
+//     servers; pg_monitor by the cluster's managed roles. For its Pooler see PgBouncer.
+//   - Amazon RDS: not tested. The endpoints of the instance and of each read replica, not one that is shared by all. Multi-AZ
+//     keeps the endpoint and moves it, which is a restart seen from here: a new epoch. Its master user can grant pg_monitor;
+//     there are no physical replication connections, so after a promotion only what the promoted server was seen to have
+//     replayed is known to have survived.
+//   - Google Cloud SQL: not tested. The addresses of the instance and of each read replica; high availability keeps the address,
+//     as above. A cloudsqlsuperuser can grant pg_monitor. A read pool is one address for several servers.
+//   - Amazon Aurora: not tested against the service, and without the tokens' promise: its functions for positions answer with
+//     errors (0A000, 55000). Writer and reader endpoint; a scope that wrote reads the writer for Options.StickyFor.
 package pool
