@@ -116,6 +116,17 @@ func (l *leases) result(ctx context.Context, ask Ask, d Decision, err error) (De
 	return d, ask.Rules, err
 }
 
+// holdOff makes a refusal last until there may be permits enough for a lease, half a lease's life at most. Else a fleet that wants
+// more than the limit would ask for every single permit as it drains. Nothing is lost: the bucket has room for what drains until
+// then.
+func (l *leases) holdOff(d Decision, ask Ask) Decision {
+	leak, unit := ask.Rules[d.Rule].Units()
+	quarter := micros(mulDiv(int64(maxCost(ask.Rules)/4), unit, leak))
+	d.RetryAfter = max(d.RetryAfter, min(l.life/2, quarter))
+	d.ResetAfter = max(d.ResetAfter, d.RetryAfter)
+	return d
+}
+
 // giveBack puts permits into the lease they came from, if it still lives.
 func (l *leases) giveBack(hash uint64, ask Ask) {
 	s := &l.shards[hash%leaseShards]

@@ -112,6 +112,9 @@ func (r *remote) takeStore(ctx context.Context, hash uint64, ask Ask) (Decision,
 		r.l.logger.Info("ratelimit: the store answers again", slog.String("limiter", r.l.name))
 	}
 	r.checked.Do(func() { r.check(ctx) })
+	if !d.Allowed && ask.Most > ask.Cost {
+		d = r.leases.holdOff(d, ask)
+	}
 	if !d.Allowed && d.RetryAfter > 0 && !holds(ask.Rules) {
 		slot.Store(&refusal{hash: hash, cost: ask.Cost, rules: ask.Rules, d: d, at: sent})
 	}

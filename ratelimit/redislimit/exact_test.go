@@ -1,16 +1,10 @@
 package redislimit
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,155 +34,6 @@ func redisTime(t testing.TB, c *redisconn.Client) time.Time {
 
 func mostIn(d time.Duration) int64 {
 	return exactBurst + int64(d/time.Microsecond)*exactRate/1_000_000
-}
-
-// TestProcessesTogetherHoldOneLimit runs processes of their own, one of which is killed on the way. What the fleet was granted
-// stays within burst + ⌊rate·t⌋ of Redis's clock.
-func TestProcessesTogetherHoldOneLimit(t *testing.T) {
-	r := server(t)
-	c := connect(t, r.URL())
-	const processes = 4
-	name := t.Name()
-	begin := redisTime(t, c)
-	var granted atomic.Int64
-	var wg sync.WaitGroup
-	enough := make(chan struct{})
-	for i := range processes {
-		cmd := exec.CommandContext(t.Context(), os.Args[0])
-		cmd.Env = append(os.Environ(), "REDISLIMIT_TEST_HAMMER="+name+" "+r.URL(), "GORACE=atexit_sleep_ms=0")
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		stop, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		wg.Go(func() {
-			// A line for each permit: what a killed process was granted and did not write counts for less, never for more.
-			lines := bufio.NewScanner(out)
-			n := 0
-			for lines.Scan() {
-				if granted.Add(1) == exactBurst+2*exactRate {
-					close(enough)
-				}
-				if n++; i == 0 && n == 50 {
-					cmd.Process.Kill()
-				}
-			}
-			cmd.Wait()
-		})
-		wg.Go(func() {
-			select {
-			case <-enough:
-			case <-time.After(time.Minute):
-			}
-			stop.Close()
-		})
-	}
-	wg.Wait()
-	took := redisTime(t, c).Sub(begin)
-	n, most := granted.Load(), mostIn(took)
-	t.Logf("%d processes were granted %d in %v, of at most %d", processes, n, took, most)
-	if n > most {
-		t.Errorf("granted %d in %v: want at most %d", n, took, most)
-	}
-	if n < exactBurst+2*exactRate {
-		t.Errorf("granted %d in %v and no more", n, took)
-	}
-}
-
-// hammer is a process of the test above: it takes until its standard input ends and prints a line for each permit.
-func hammer(role string) int {
-	name, url, _ := strings.Cut(role, " ")
-	c, err := redisconn.Open(url)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	l, err := ratelimit.New(name, exactLimit(), ratelimit.Options{Store: New(c), OnError: ratelimit.Deny, Timeout: time.Minute})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		os.Stdin.Read(make([]byte, 1))
-		cancel()
-	}()
-	for ctx.Err() == nil {
-		d, err := l.Take(ctx, "k", 1)
-		switch {
-		case ctx.Err() != nil:
-		case err != nil:
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		case d.Allowed:
-			fmt.Println("granted")
-		default:
-			time.Sleep(min(d.RetryAfter, 5*time.Millisecond))
-		}
-	}
-	return 0
-}
-
-// TestNearlyAllOfTheLimitIsUsed keeps several limiters at it and expects at least 98 % of what the clock allowed. A machine that
-// stalls for less than two seconds loses nothing, since the bucket keeps as much; it only has to catch up, and may.
-func TestNearlyAllOfTheLimitIsUsed(t *testing.T) {
-	r := server(t)
-	c := connect(t, r.URL())
-	outermost := redisTime(t, c)
-	if d, err := limiter(t, c, exactLimit()).Take(t.Context(), "k", exactBurst); err != nil || !d.Allowed {
-		t.Fatalf("the burst: got %+v, %v", d, err)
-	}
-	begin := redisTime(t, c)
-	var granted atomic.Int64 // beside the burst
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	for range 3 {
-		l := limiter(t, connect(t, r.URL()), exactLimit())
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				d, err := l.Take(t.Context(), "k", 1)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if d.Allowed {
-					granted.Add(1)
-				} else {
-					time.Sleep(d.RetryAfter)
-				}
-			}
-		})
-	}
-	for {
-		inner := redisTime(t, c).Sub(begin)
-		n, least := granted.Load(), (mostIn(inner)-exactBurst)*98/100
-		if inner >= 3*time.Second && n >= least {
-			break
-		}
-		if inner >= time.Minute {
-			t.Errorf("granted %d in the %v after the burst: want at least %d", n, inner, least)
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	outer := redisTime(t, c).Sub(outermost)
-	if n, most := exactBurst+granted.Load(), mostIn(outer); n > most {
-		t.Errorf("granted %d in %v: want at most %d", n, outer, most)
-	}
 }
 
 // TestAnyWindowHoldsTheBound looks at all windows, not only the whole: the script's own time of every grant is read back from

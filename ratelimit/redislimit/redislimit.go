@@ -20,7 +20,10 @@ var takeSource string
 var takeScript = redisconn.NewScript(takeSource)
 
 // Store keeps limits in Redis. It is safe for concurrent use.
-type Store struct{ client *redisconn.Client }
+type Store struct {
+	client *redisconn.Client
+	skew   time.Duration // of this process's clock; for tests
+}
 
 var _ ratelimit.Store = (*Store)(nil)
 
@@ -70,7 +73,7 @@ func (s *Store) run(ctx context.Context, ask ratelimit.Ask, cost, most int) ([]i
 	}
 	// Which unit of a calendar it is, Redis's clock decides; this process's only chooses which three are offered. Where they do not
 	// have Redis's time in them, its clock is wrong by a unit, and it is told the right time.
-	for now, again := time.Now(), false; ; again = true {
+	for now, again := time.Now().Add(s.skew), false; ; again = true {
 		args := make([]any, 0, 4+6*len(ask.Rules))
 		args = append(args, cost, most, ask.ID, ask.At)
 		for _, r := range ask.Rules {

@@ -26,8 +26,8 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv("REDISLIMIT_TEST_HAMMER"); role != "" {
-		os.Exit(hammer(role))
+	if role := os.Getenv(roleEnv); role != "" {
+		os.Exit(play(role))
 	}
 	os.Exit(testenv.Main(m.Run, shared, cluster))
 }
@@ -80,6 +80,17 @@ func limiter(t testing.TB, c *redisconn.Client, limit ratelimit.Limit, change ..
 func TestRedisConforms(t *testing.T) {
 	c := connect(t, server(t).URL())
 	ratelimittest.Run(t, func(*testing.T) ratelimit.Store { return New(c) })
+}
+
+// Whatever the clocks of the processes say.
+func TestRedisConformsWithWrongClocks(t *testing.T) {
+	c := connect(t, server(t).URL())
+	for _, skew := range []time.Duration{40 * 24 * time.Hour, -30 * time.Hour} {
+		t.Run(skew.String(), func(t *testing.T) {
+			t.Parallel()
+			ratelimittest.Run(t, func(*testing.T) ratelimit.Store { return &Store{client: c, skew: skew} })
+		})
+	}
 }
 
 func TestClusterConforms(t *testing.T) {
