@@ -177,7 +177,7 @@ func (c *capture) one(ctx context.Context, conn *pgconn.PgConn, sql string) ([]s
 			return nil, nil, err
 		}
 		conn = fresh
-		id, replica, err := identify(ctx, conn)
+		id, _, replica, err := identify(ctx, conn)
 		if err == nil && (id != c.e.id || replica) {
 			err = errMoved
 		}

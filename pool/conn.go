@@ -44,18 +44,21 @@ func stateOf(c *pgconn.PgConn) *connState {
 
 // identify asks a new connection which server it leads to.
 const identifySQL = `select system_identifier::text, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text,
-	pg_is_in_recovery()::text from pg_control_system()`
+	pg_is_in_recovery()::text, pg_backend_pid()::text from pg_control_system()`
 
-func identify(ctx context.Context, c *pgconn.PgConn) (id identity, replica bool, err error) {
+func identify(ctx context.Context, c *pgconn.PgConn) (id identity, pid uint32, replica bool, err error) {
 	row, err := oneRow(ctx, c, identifySQL)
 	if err != nil {
-		return id, false, err
+		return id, 0, false, err
 	}
 	if id.system, err = strconv.ParseUint(row[0], 10, 64); err != nil {
-		return id, false, err
+		return id, 0, false, err
 	}
-	id.start, err = strconv.ParseInt(row[1], 10, 64)
-	return id, row[2] == "true", err
+	if id.start, err = strconv.ParseInt(row[1], 10, 64); err != nil {
+		return id, 0, false, err
+	}
+	backend, err := strconv.ParseUint(row[3], 10, 32)
+	return id, uint32(backend), row[2] == "true", err
 }
 
 // oneRow runs a statement that returns one row, as text; null is "".
@@ -95,10 +98,13 @@ func (n *node) poolConfig(accept func(identity, bool) error, of *connPool) *pgxp
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		ctx, cancel := context.WithTimeout(ctx, c.ConnConfig.ConnectTimeout)
 		defer cancel()
-		id, replica, err := identify(ctx, conn.PgConn())
+		id, pid, replica, err := identify(ctx, conn.PgConn())
 		if err == nil {
 			n.met(id)
 			err = accept(id, replica)
+		}
+		if err == nil && pid != conn.PgConn().PID() {
+			n.pooled()
 		}
 		if err != nil {
 			n.kick()

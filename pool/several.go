@@ -20,6 +20,18 @@ func (n *node) met(id identity) {
 	}
 }
 
+// pooled notes that a connection is to something that stands before the server, such as PgBouncer: the process that serves it
+// is not the one that the connection was made to. Behind it the server can be restarted, or replaced, and no connection ends.
+func (n *node) pooled() {
+	n.mu.Lock()
+	first := !n.several
+	n.several = true
+	n.mu.Unlock()
+	if first {
+		n.db.opt.log.Info("a pooler stands before the server; each read asks the server that it gets", "node", n.name)
+	}
+}
+
 // distinguishLocked takes in that a probe sent at o.at found o, and returns whether the address has just shown that it hides
 // several servers.
 func (n *node) distinguishLocked(o observation, was identity) bool {

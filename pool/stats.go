@@ -71,7 +71,7 @@ type Node struct {
 	Reads    uint64        `json:"reads"`   // of views, answered
 	Dials    uint64        `json:"dials"`   // connections opened or tried, probes and cancel requests included
 	Held     uint64        `json:"held"`    // dials that had to wait, so as not to storm the server
-	Several  bool          `json:"several"` // the address hides several servers that take turns
+	Several  bool          `json:"several"` // the address hides several servers that take turns, or a pooler is there
 }
 
 func (p *Pool) nodeStats() []Node {
