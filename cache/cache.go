@@ -111,7 +111,7 @@ func (c *Cache[K, V]) Close() error {
 		sh.mu.Lock()
 		sh.ended = true
 		for cl := range sh.live {
-			cl.cancel(ErrClosed)
+			cl.ctx.cancel(ErrClosed)
 		}
 		sh.mu.Unlock()
 	}

@@ -47,7 +47,7 @@ func (c *Cache[K, V]) enter(ctx context.Context, key K, n need, bulk bool) (wait
 		st = new(flights[K, V])
 		sh.keys[name] = st
 	} else {
-		if cl := st.current; cl != nil && cl.ctx.Err() != nil && c.overdue(cl, context.Cause(cl.ctx)).entry != nil {
+		if cl := st.current; cl != nil && cl.ctx.Err() != nil && c.overdue(cl, cl.ctx.why()).entry != nil {
 			e = c.memory.get(key)
 		}
 		if st.failed > 0 && st.current == nil && now < st.until {
@@ -57,15 +57,27 @@ func (c *Cache[K, V]) enter(ctx context.Context, key K, n need, bulk bool) (wait
 			return w, outcome[V]{err: st.err}
 		}
 	}
-	cl, made := c.join(ctx, sh, st, key, name, slot, n)
-	w = waiter[K, V]{call: cl, made: made, answer: sh.group.DoChan(name, func() (any, error) {
-		if !bulk {
-			c.run([]*call[K, V]{cl}, false)
-		}
-		<-cl.done
-		return cl.out, nil
-	})}
+	w.call, w.made = c.join(ctx, sh, st, key, name, slot, n)
+	if bulk && w.made {
+		w.call.done = make(chan struct{})
+	}
+	w.answer = c.take(sh, w.call)
 	return w, outcome[V]{}
+}
+
+// take has a flight take off, or returns where to wait for the one that did. The shard's lock is held.
+func (c *Cache[K, V]) take(sh *shard[K, V], cl *call[K, V]) <-chan singleflight.Result {
+	return sh.group.DoChan(cl.name, func() (any, error) {
+		if cl.done != nil {
+			<-cl.done
+			return cl.out, nil
+		}
+		if cl.behind {
+			defer c.revalidating.Add(-1)
+		}
+		c.runOne(cl)
+		return cl.out, nil
+	})
 }
 
 func (c *Cache[K, V]) shardOf(hash uint64) *shard[K, V] { return &c.shards[hash>>(64-6)] }
@@ -103,9 +115,5 @@ func (c *Cache[K, V]) refresh(ctx context.Context, key K, early *entry[V]) {
 	}
 	cl, _ := c.join(ctx, sh, st, key, name, slot, need{})
 	cl.behind, cl.early = true, early != nil
-	sh.group.DoChan(name, func() (any, error) {
-		defer c.revalidating.Add(-1)
-		c.run([]*call[K, V]{cl}, false)
-		return cl.out, nil
-	})
+	c.take(sh, cl)
 }

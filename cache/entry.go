@@ -9,18 +9,18 @@ import (
 
 // entry is a value in memory. It does not change. What few entries have, or few readers look at, is in more.
 type entry[V any] struct {
+	// What every hit looks at comes first.
+	early  int64  // from here on a hit may begin a refresh; see loaded
+	gen    uint32 // where slot stood before the load began
+	absent bool   // there is no such key; more.err may be nil where LoadMany left it out
+	tagged bool   // there are more.marks
+	slot   *fence // what an invalidation of the key moves
+	since  uint64 // where the tags' stamps stood before the load began
+	epoch  uint64 // of the link, noted then too
+	more   *more  // nil where none of it is known
 	value  V
-	absent bool // there is no such key; more.err may be nil where LoadMany left it out
 
-	gen   uint32 // where slot stood before the load began
-	slot  *fence // what an invalidation of the key moves
-	since uint64 // where the tags' stamps stood then
-	epoch uint64 // of the link, noted then too
-	more  *more  // nil where none of it is known
-
-	// Nanoseconds on the cache's clock: when the load began, and where the states end. Between early and fresh a hit may
-	// begin a refresh.
-	loaded, early, fresh, revalidate, dead int64
+	loaded, fresh, revalidate, dead int64 // nanoseconds on the cache's clock: when the load began, and where the states end
 }
 
 // more is the rest of an entry.
@@ -44,7 +44,7 @@ func (e *entry[V]) rest() *more {
 
 // valid says whether no invalidation heard of came after the load began.
 func (c *Cache[K, V]) valid(e *entry[V]) bool {
-	return e.slot.load() == e.gen && e.since >= c.stamps.floor.Load() && (e.more == nil || !spoilt(e.more.marks, e.since))
+	return e.slot.load() == e.gen && e.since >= c.stamps.floor.Load() && !(e.tagged && spoilt(e.more.marks, e.since))
 }
 
 // nameless says that LoadMany found no such key: the loader has to say with which error that is reported.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -19,16 +20,18 @@ const (
 
 // run brings calls to their ends.
 func (c *Cache[K, V]) run(calls []*call[K, V], bulk bool) {
-	err := errGoexit
-	defer func() {
-		if p := recover(); p != nil { // in the codec, or a function of Options
-			err = &PanicError{Value: p}
-		}
-		for _, cl := range calls {
-			c.finish(cl, outcome[V]{err: err}, nil)
-		}
-	}()
-	var begun []*call[K, V]
+	begun := c.beginAll(calls, bulk)
+	defer c.ended(begun)
+	switch {
+	case len(begun) == 0:
+	case c.shared == nil:
+		c.loadAll(&begun[0].ctx, begun, bulk)
+	default:
+		c.fetch(begun, bulk)
+	}
+}
+
+func (c *Cache[K, V]) beginAll(calls []*call[K, V], bulk bool) (begun []*call[K, V]) {
 	for _, cl := range calls {
 		switch err := c.begin(cl, len(calls) == 1); {
 		case err == nil:
@@ -39,26 +42,44 @@ func (c *Cache[K, V]) run(calls []*call[K, V], bulk bool) {
 			c.abort(cl, err)
 		}
 	}
-	calls = begun
-	if len(calls) > 0 {
-		c.fetch(calls, bulk)
+	return begun
+}
+
+// runOne is run for a flight of its own.
+func (c *Cache[K, V]) runOne(cl *call[K, V]) {
+	calls := [...]*call[K, V]{cl}
+	defer c.ended(calls[:])
+	switch err := c.begin(cl, true); {
+	case err != nil:
+		c.abort(cl, err)
+	case c.shared == nil:
+		c.loadOne(cl)
+	default:
+		c.fetch(calls[:], false)
+	}
+}
+
+// ended ends what did not end by itself: a panic in the codec or a function of Options, or a load that ended its goroutine.
+func (c *Cache[K, V]) ended(calls []*call[K, V]) {
+	err := errGoexit
+	if p := recover(); p != nil {
+		err = &PanicError{Value: p, Stack: debug.Stack()}
+	}
+	for _, cl := range calls {
+		c.finish(cl, outcome[V]{err: err}, nil)
 	}
 }
 
 // fetch asks the shared tier, and loads what it does not have.
 func (c *Cache[K, V]) fetch(calls []*call[K, V], bulk bool) {
-	ctx := calls[0].ctx
-	if len(calls) > 1 {
-		var done func()
-		ctx, done = c.together(calls)
-		defer done()
-	}
+	ctx, done := c.together(calls)
+	defer done()
 	var load []*call[K, V]
 	lease, ask := false, calls
 	for pause := pollMin; len(ask) > 0; lease = true {
 		var may []*call[K, V]
 		for _, cl := range ask {
-			if c.shared == nil || c.shared.pending.has(cl.name) { // perhaps since it was asked last
+			if c.shared.pending.has(cl.name) { // perhaps since it was asked last
 				load = append(load, cl)
 			} else {
 				may = append(may, cl)
@@ -96,7 +117,7 @@ func (c *Cache[K, V]) fetch(calls []*call[K, V], bulk bool) {
 			case <-time.After(pause/2 + rand.N(pause)):
 			case <-ctx.Done():
 				for _, cl := range ask {
-					c.abort(cl, context.Cause(ctx))
+					c.abort(cl, causeOf(ctx))
 				}
 				return
 			}
@@ -108,16 +129,23 @@ func (c *Cache[K, V]) fetch(calls []*call[K, V], bulk bool) {
 
 // together returns a context for work on several calls, which ends when all of theirs have.
 func (c *Cache[K, V]) together(calls []*call[K, V]) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(inside(context.WithoutCancel(calls[0].ctx), c, namesOf(calls)...))
-	deadline, _ := calls[0].ctx.Deadline()
-	ctx, stop := context.WithDeadlineCause(ctx, deadline, c.loadTimeout)
+	first := &calls[0].ctx
+	if len(calls) == 1 {
+		return first, func() {}
+	}
+	l := &loading{cache: c, names: make(map[string]bool, len(calls)), outer: first.loading.outer}
+	for _, cl := range calls {
+		l.names[cl.name] = true
+	}
+	ctx, cancel := context.WithCancelCause(context.WithValue(first.values, loadingKey{}, l))
+	ctx, stop := context.WithDeadlineCause(ctx, first.deadline, c.loadTimeout)
 	var left atomic.Int64
 	left.Store(int64(len(calls)))
 	stops := make([]func() bool, len(calls))
 	for i, cl := range calls {
-		stops[i] = context.AfterFunc(cl.ctx, func() {
+		stops[i] = context.AfterFunc(&cl.ctx, func() {
 			if left.Add(-1) == 0 {
-				cancel(context.Cause(cl.ctx))
+				cancel(cl.ctx.why())
 			}
 		})
 	}
@@ -130,12 +158,12 @@ func (c *Cache[K, V]) together(calls []*call[K, V]) (context.Context, func()) {
 	}
 }
 
-func namesOf[K comparable, V any](calls []*call[K, V]) []string {
-	names := make([]string, len(calls))
-	for i, cl := range calls {
-		names[i] = cl.name
+// causeOf is what ended a load's context, or one for several.
+func causeOf(ctx context.Context) error {
+	if c, ok := ctx.(*loadContext); ok {
+		return c.why()
 	}
-	return names
+	return context.Cause(ctx)
 }
 
 // ask reads the records of calls and, if it is to, takes leases.
@@ -203,6 +231,7 @@ func (c *Cache[K, V]) entryOf(cl *call[K, V], r Record) *entry[V] {
 	same := b != nil && b.rest().id == r.ID
 	if same {
 		e.value, e.more = b.value, &more{id: r.ID, birth: cl.known, heard: b.more.heard, token: b.more.token, marks: b.more.marks}
+		e.tagged = b.tagged
 		e.loaded, e.early, e.fresh, e.revalidate, e.dead = b.loaded, b.early, b.fresh, b.revalidate, b.dead
 	} else if err := c.decode(e, r); err != nil {
 		c.counters.undecodable.Add(1)
@@ -236,6 +265,7 @@ func (c *Cache[K, V]) decode(e *entry[V], r Record) error {
 		return err
 	}
 	e.more = &more{id: r.ID, heard: env.heard, token: positions(env.token), marks: c.stamps.marks(r.Tags)}
+	e.tagged = e.more.marks != nil
 	e.dead = c.clock.now() + int64(min(r.Left, env.kept))
 	e.loaded = e.dead - int64(env.kept)
 	e.fresh = e.loaded + int64(env.fresh)

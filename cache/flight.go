@@ -3,7 +3,6 @@ package cache
 import (
 	"context"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -74,8 +73,7 @@ type call[K comparable, V any] struct {
 	state *flights[K, V]
 	slot  *fence
 
-	ctx    context.Context // of the load: its values are the first caller's, its end is its own
-	cancel context.CancelCauseFunc
+	ctx loadContext
 
 	// Under the shard's lock.
 	refs  int
@@ -99,8 +97,8 @@ type call[K comparable, V any] struct {
 	token   string    // the lease's
 	spare   *entry[V] // the remote's record, to serve if the origin fails; under the shard's lock
 
-	out  outcome[V]
-	done chan struct{}
+	out  outcome[V]    // once the context has ended with errDone
+	done chan struct{} // closed then too; only of a flight that its caller runs
 }
 
 // outcome is what a Get comes to.
@@ -127,13 +125,8 @@ func (c *Cache[K, V]) join(ctx context.Context, sh *shard[K, V], st *flights[K, 
 		}
 		sh.detach(name, st)
 	}
-	cl = &call[K, V]{key: key, name: name, shard: sh, state: st, slot: slot, need: n, refs: 1, done: make(chan struct{})}
-	base, cancel := context.WithCancelCause(inside(context.WithoutCancel(ctx), c, name))
-	limited, stop := context.WithTimeoutCause(base, c.options.LoadTimeout, c.loadTimeout)
-	cl.ctx, cl.cancel = limited, func(cause error) {
-		cancel(cause)
-		stop()
-	}
+	cl = &call[K, V]{key: key, name: name, shard: sh, state: st, slot: slot, need: n, refs: 1}
+	cl.ctx.start(ctx, inside(ctx, c, name), c.options.LoadTimeout, c.loadTimeout)
 	st.current = cl
 	sh.live[cl] = struct{}{}
 	c.wg.Add(1)
@@ -150,10 +143,12 @@ func (sh *shard[K, V]) detach(name string, st *flights[K, V]) {
 // time-outs since it came are over lets the load go on, for those who come next.
 func (c *Cache[K, V]) await(ctx context.Context, w waiter[K, V], came int64) (out outcome[V]) {
 	cl := w.call
-	soft, stopSoft := c.after(c.options.SoftTimeout, came)
-	hard, stopHard := c.after(c.options.HardTimeout, came)
-	defer stopSoft()
-	defer stopHard()
+	var soft, hard <-chan time.Time
+	if c.options.SoftTimeout > 0 || c.options.HardTimeout > 0 {
+		var stop func()
+		soft, hard, stop = timeouts(c.options.SoftTimeout, c.options.HardTimeout, time.Duration(c.clock.now()-came))
+		defer stop()
+	}
 	for {
 		var err error
 		select {
@@ -161,6 +156,12 @@ func (c *Cache[K, V]) await(ctx context.Context, w waiter[K, V], came int64) (ou
 			out = r.Val.(outcome[V])
 			out.coalesced = !w.made
 			return out
+		case <-cl.ctx.done:
+			if err = cl.ctx.why(); err == errDone { // the answer is under way, but for a load that ended its goroutine
+				out = cl.out
+				out.coalesced = !w.made
+				return out
+			}
 		case <-soft:
 			cl.shard.mu.Lock()
 			spare := c.spare(cl)
@@ -174,24 +175,28 @@ func (c *Cache[K, V]) await(ctx context.Context, w waiter[K, V], came int64) (ou
 			return outcome[V]{err: c.hardTimeout}
 		case <-ctx.Done():
 			err = context.Cause(ctx)
-		case <-cl.ctx.Done():
-			if err = context.Cause(cl.ctx); err == errDone {
-				out = (<-w.answer).Val.(outcome[V])
-				out.coalesced = !w.made
-				return out
-			}
 		}
 		return c.leave(cl, err)
 	}
 }
 
-// after is a channel that answers when a time-out of ours is over; nil for none.
-func (c *Cache[K, V]) after(d time.Duration, since int64) (<-chan time.Time, func()) {
-	if d == 0 {
-		return nil, func() {}
+// timeouts returns channels that answer when so long has passed since a reader came, waited ago; nil for 0.
+func timeouts(soft, hard, waited time.Duration) (_, _ <-chan time.Time, stop func()) {
+	var timers [2]*time.Timer
+	var ends [2]<-chan time.Time
+	for i, d := range [...]time.Duration{soft, hard} {
+		if d > 0 {
+			timers[i] = time.NewTimer(d - waited)
+			ends[i] = timers[i].C
+		}
 	}
-	t := time.NewTimer(d - time.Duration(c.clock.now()-since))
-	return t.C, func() { t.Stop() }
+	return ends[0], ends[1], func() {
+		for _, t := range timers {
+			if t != nil {
+				t.Stop()
+			}
+		}
+	}
 }
 
 // leave gives up a place in a flight.
@@ -201,7 +206,7 @@ func (c *Cache[K, V]) leave(cl *call[K, V], err error) outcome[V] {
 	defer sh.mu.Unlock()
 	out := c.overdue(cl, err)
 	if cl.refs--; cl.refs == 0 && !cl.over {
-		cl.cancel(errAbandoned)
+		cl.ctx.cancel(errAbandoned)
 		if cl.state.current == cl {
 			sh.detach(cl.name, cl.state)
 		}
@@ -260,11 +265,11 @@ func (c *Cache[K, V]) begin(cl *call[K, V], wait bool) error {
 		cl.shard.mu.Unlock()
 		select {
 		case <-over:
-		case <-cl.ctx.Done():
+		case <-cl.ctx.done:
 		}
 		cl.shard.mu.Lock()
 		if cl.ctx.Err() != nil {
-			return context.Cause(cl.ctx)
+			return cl.ctx.why()
 		}
 	}
 	st.running++
@@ -307,8 +312,10 @@ func (c *Cache[K, V]) finish(cl *call[K, V], out outcome[V], keep *entry[V]) {
 		}
 	}
 	sh.tidy(cl.name, st, c.clock.now())
-	cl.cancel(errDone)
-	close(cl.done)
+	cl.ctx.cancel(errDone)
+	if cl.done != nil {
+		close(cl.done)
+	}
 }
 
 // succeeded forgets the failures before a load that did not fail.
@@ -345,22 +352,4 @@ func (sh *shard[K, V]) tidy(name string, st *flights[K, V], now int64) {
 			delete(sh.keys, name)
 		}
 	}
-}
-
-// guard runs load so that a panic and Goexit are errors: singleflight would pass the one to goroutines that nobody can
-// recover, and never answer after the other.
-func guard(load func() error) (err error) {
-	done := make(chan struct{})
-	err = errGoexit
-	go func() {
-		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				err = &PanicError{Value: p, Stack: debug.Stack()}
-			}
-		}()
-		err = load()
-	}()
-	<-done
-	return err
 }

@@ -14,12 +14,40 @@ import (
 // waits no longer than ctx. If the load fails, a value no staler than Options.StaleIfError is returned instead of its error,
 // and for a moment, longer each time, its error is returned without another load. A panic in the load is a *[PanicError].
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
-	out := c.get(ctx, key)
+	e, scope := c.memory.get(key), causal.From(ctx)
+	if e != nil && c.good(e, ctx, scope) {
+		return c.valueOf(e), e.err()
+	}
+	out := c.get(ctx, key, e, scope)
 	if out.entry == nil {
 		var none V
 		return none, out.err
 	}
 	return c.valueOf(out.entry), out.err
+}
+
+// good says whether e is what a reader gets, fresh and with nothing left to do but to count it. It is the path that must cost
+// nothing: whatever is out of the ordinary is not good, and left to get.
+func (c *Cache[K, V]) good(e *entry[V], ctx context.Context, scope *causal.Scope) bool {
+	if c.clock.hit() >= e.early || !c.valid(e) || c.closed.Load() || wantsFresh(ctx) || e.nameless() {
+		return false
+	}
+	if s := c.shared; s != nil {
+		l := s.link.Load()
+		if e.epoch != l.epoch || !l.connected {
+			return false
+		}
+		if scope != nil {
+			if bound, settled := s.domain(scope).Bound(); !settled || bound > l.at && bound > e.rest().birth {
+				return false
+			}
+		}
+	}
+	if scope != nil && e.more != nil {
+		e.saw(scope)
+	}
+	c.counters.hit()
+	return true
 }
 
 // valueOf is an entry's value as a reader gets it.
@@ -48,8 +76,10 @@ type Result[V any] struct {
 
 // Lookup is Get with the circumstances. They are known for a "not found" too, whose error comes with them.
 func (c *Cache[K, V]) Lookup(ctx context.Context, key K) (Result[V], error) {
-	out := c.get(ctx, key)
-	if out.entry == nil {
+	out := outcome[V]{entry: c.memory.get(key)}
+	if e, scope := out.entry, causal.From(ctx); e != nil && c.good(e, ctx, scope) {
+		out.err = e.err()
+	} else if out = c.get(ctx, key, e, scope); out.entry == nil {
 		return Result[V]{}, out.err
 	}
 	now := c.clock.now()
@@ -147,38 +177,37 @@ func (c *Cache[K, V]) needs(scope *causal.Scope, ctx context.Context) (n need) {
 	return n
 }
 
-func (c *Cache[K, V]) get(ctx context.Context, key K) outcome[V] {
+// get is a Get that found e in memory, or nothing, and could not tell at once that it is good.
+func (c *Cache[K, V]) get(ctx context.Context, key K, e *entry[V], scope *causal.Scope) outcome[V] {
 	if c.closed.Load() {
 		return outcome[V]{err: ErrClosed}
 	}
-	scope := causal.From(ctx)
 	n := c.needs(scope, ctx)
-	if e := c.memory.get(key); e != nil {
-		switch v := c.judge(e, &n, c.clock.hit()); v {
-		case fresh, early:
-			if e.nameless() {
-				break
-			}
-			if v == early {
-				c.refresh(ctx, key, e)
-			}
-			c.counters.hit()
-			if scope != nil {
-				e.saw(scope)
-			}
-			return outcome[V]{entry: e, err: e.err()}
-		case stale:
-			if e.nameless() {
-				break
-			}
-			c.refresh(ctx, key, nil)
-			return c.count(scope, outcome[V]{entry: e, err: e.err(), stale: true})
-		case behindReader:
-			c.counters.ownWrites.Add(1)
+	if e != nil {
+		out, ok := c.fromMemory(ctx, key, e, &n)
+		if ok && !e.nameless() {
+			return c.count(scope, out)
 		}
 	}
 	n.own(ctx, scope)
 	return c.count(scope, c.fetchOne(ctx, key, n))
+}
+
+// fromMemory is what a reader gets who finds e, if that will do.
+func (c *Cache[K, V]) fromMemory(ctx context.Context, key K, e *entry[V], n *need) (outcome[V], bool) {
+	switch c.judge(e, n, c.clock.hit()) {
+	case fresh:
+		return outcome[V]{entry: e, err: e.err()}, true
+	case early:
+		c.refresh(ctx, key, e)
+		return outcome[V]{entry: e, err: e.err()}, true
+	case stale:
+		c.refresh(ctx, key, nil)
+		return outcome[V]{entry: e, err: e.err(), stale: true}, true
+	case behindReader:
+		c.counters.ownWrites.Add(1)
+	}
+	return outcome[V]{}, false
 }
 
 // fetchOne is a Get that memory cannot answer.

@@ -27,11 +27,7 @@ func (c *Cache[K, V]) loadAll(ctx context.Context, calls []*call[K, V], bulk boo
 		g.SetLimit(maxParallel)
 		for _, cl := range calls {
 			g.Go(func() error {
-				defer func() {
-					if p := recover(); p != nil {
-						c.finish(cl, outcome[V]{err: &PanicError{Value: p}}, nil)
-					}
-				}()
+				defer c.ended([]*call[K, V]{cl})
 				c.loadOne(cl)
 				return nil
 			})
@@ -41,13 +37,17 @@ func (c *Cache[K, V]) loadAll(ctx context.Context, calls []*call[K, V], bulk boo
 }
 
 func (c *Cache[K, V]) loadOne(cl *call[K, V]) {
-	var value V
-	l := c.beginLoad(cl.ctx, cl)
-	err := guard(func() (err error) {
-		value, err = c.load(l.ctx, cl.key)
-		return err
-	})
-	c.endLoad(l, []loaded[K, V]{{call: cl, value: value, err: err}})
+	calls := [...]*call[K, V]{cl}
+	l := c.beginLoad(&cl.ctx, calls[:])
+	results := [...]loaded[K, V]{{call: cl, err: errGoexit}}
+	r := &results[0]
+	defer func() { // a load may end its goroutine
+		if p := recover(); p != nil {
+			r.err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		c.endLoad(l, results[:])
+	}()
+	r.value, r.err = c.load(l.ctx, cl.key)
 }
 
 func (c *Cache[K, V]) loadMany(ctx context.Context, calls []*call[K, V]) {
@@ -56,17 +56,20 @@ func (c *Cache[K, V]) loadMany(ctx context.Context, calls []*call[K, V]) {
 		keys[i] = cl.key
 	}
 	var values map[K]V
-	l := c.beginLoad(ctx, calls...)
-	err := guard(func() (err error) {
-		values, err = c.options.LoadMany(l.ctx, keys)
-		return err
-	})
-	results := make([]loaded[K, V], len(calls))
-	for i, cl := range calls {
-		value, ok := values[cl.key]
-		results[i] = loaded[K, V]{call: cl, value: value, err: err, absent: err == nil && !ok}
-	}
-	c.endLoad(l, results)
+	err := errGoexit
+	l := c.beginLoad(ctx, calls)
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+		results := make([]loaded[K, V], len(calls))
+		for i, cl := range calls {
+			value, ok := values[cl.key]
+			results[i] = loaded[K, V]{call: cl, value: value, err: err, absent: err == nil && !ok}
+		}
+		c.endLoad(l, results)
+	}()
+	values, err = c.options.LoadMany(l.ctx, keys)
 }
 
 // origin is one call of the origin.
@@ -74,8 +77,10 @@ type origin struct {
 	ctx        context.Context
 	scope      *causal.Scope
 	distrusted bool // it was to ask only authorities
-	begun      time.Time
 	start      int64
+	took       int64
+	token      string
+	at         []position
 	renewed    func()
 }
 
@@ -84,23 +89,32 @@ type loaded[K comparable, V any] struct {
 	value  V
 	err    error
 	absent bool
+
+	entry           *entry[V]
+	stored, refused bool // by the remote; refused is also what is not to be kept
+	fill            Fill
 }
 
 // beginLoad opens the scope of a load: it replaces the caller's, and begins where the keys were last invalidated.
-func (c *Cache[K, V]) beginLoad(ctx context.Context, calls ...*call[K, V]) *origin {
-	l := &origin{begun: time.Now(), start: c.clock.now()}
+func (c *Cache[K, V]) beginLoad(ctx context.Context, calls []*call[K, V]) (l origin) {
+	l.start = c.clock.now()
 	l.ctx, l.scope = causal.Begin(ctx)
-	tokens := make([]string, 0, 3*len(calls))
+	token := ""
 	for _, cl := range calls {
-		tokens = append(tokens, c.tokens.of(cl.name), cl.token, cl.need.token)
+		if t := c.tokens.of(cl.name); t != "" || cl.token != "" || cl.need.token != "" {
+			token = merged(token, t, cl.token, cl.need.token)
+		}
 	}
-	token := merged(tokens...)
-	l.distrusted = without(token, isDistrust) != token
-	if c.shared != nil && l.start < c.shared.distrust.Load() || l.scope.Saw(token) != nil {
+	if token != "" {
+		l.distrusted = without(token, isDistrust) != token
+	}
+	if c.shared != nil && l.start < c.shared.distrust.Load() || token != "" && l.scope.Saw(token) != nil {
 		l.scope.Domain("*").Saw("") // a position nobody knows: whoever is asked has to be the authority
 		l.distrusted = true
 	}
-	l.renewed = c.renew(ctx, calls)
+	if c.shared != nil {
+		l.renewed = c.renew(ctx, calls)
+	}
 	c.counters.loads.Add(uint64(len(calls)))
 	return l
 }
@@ -114,7 +128,7 @@ func (c *Cache[K, V]) renew(ctx context.Context, calls []*call[K, V]) (stop func
 		}
 	}
 	if len(asks) == 0 {
-		return func() {}
+		return nil
 	}
 	stopping, stopped := make(chan struct{}), make(chan struct{})
 	timer := time.AfterFunc(leaseHold/3, func() {
@@ -139,92 +153,28 @@ func (c *Cache[K, V]) renew(ctx context.Context, calls []*call[K, V]) (stop func
 }
 
 // endLoad fills both tiers with what was loaded, as far as it may be kept, and ends the calls.
-func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
-	l.renewed()
-	c.counters.loadTime.Record(time.Since(l.begun))
-	token := merged(l.scope.Seen(), written(l.ctx, l.scope))
-	token = without(token, func(tag string) bool { return isClock(tag) || l.distrusted && isDistrust(tag) })
-	at := positions(token)
-
-	took := c.clock.now() - l.start
-	entries := make([]*entry[V], len(results))
-	stored := make([]bool, len(results))
-	refused := make([]bool, len(results))
-	var fills []Fill
-	var filled []int // the results of fills with data
+func (c *Cache[K, V]) endLoad(l origin, results []loaded[K, V]) {
+	if l.renewed != nil {
+		l.renewed()
+	}
+	l.took = c.clock.now() - l.start
+	c.counters.loadTime.Record(time.Duration(l.took))
+	if seen, wrote := l.scope.Seen(), written(l.ctx, l.scope); seen != "" || wrote != "" {
+		l.token = without(merged(seen, wrote), func(tag string) bool { return isClock(tag) || l.distrusted && isDistrust(tag) })
+		l.at = positions(l.token)
+	}
+	fills := 0
+	for i := range results {
+		if c.value(&l, &results[i]); results[i].call.loaned {
+			fills++
+		}
+	}
+	if fills > 0 {
+		c.store(l.ctx, results, fills)
+	}
 	for i := range results {
 		r := &results[i]
-		cl := r.call
-		fill := Fill{Key: cl.name, Lease: cl.lease}
-		switch {
-		case r.err == nil && !r.absent:
-			meta, err := c.meta(cl.key, r.value)
-			if err != nil {
-				r.err = err
-				break
-			}
-			e := c.newEntry(cl)
-			e.value, e.loaded = r.value, l.start
-			if at != nil || meta.Tags != nil || c.shared != nil {
-				e.more = &more{token: at, birth: cl.link.at, heard: cl.link.at, marks: c.stamps.marks(meta.Tags)}
-			}
-			entries[i] = e
-			if meta.TTL < 0 {
-				e.dead = l.start
-				refused[i] = true
-				break
-			}
-			ttl := max((meta.TTL - rand.N(meta.TTL/10+1)).Truncate(time.Millisecond), min(meta.TTL, time.Millisecond)) // as an envelope has it
-			kept := c.kept(ttl)
-			e.fresh = l.start + int64(ttl)
-			e.early = c.earlyFrom(e.loaded, e.fresh, time.Duration(took))
-			e.revalidate = e.fresh + int64(c.options.StaleWhileRevalidate)
-			e.dead = l.start + int64(kept)
-			if !cl.loaned {
-				break
-			}
-			if !c.valid(e) { // invalidated here: the remote may not know
-				refused[i] = true
-				c.counters.refused.Add(1)
-				break
-			}
-			fill.TTL = kept - time.Duration(c.clock.now()-l.start)
-			if env, ok := c.seal(r.value); ok && fill.TTL >= time.Millisecond {
-				env.schema, env.fresh, env.kept, env.took, env.heard, env.token = c.schema, ttl, kept, time.Duration(took), cl.link.at, token
-				fill.Data, fill.Tags, fill.Heard = env.seal(), meta.Tags, cl.link.at
-			}
-		case r.absent || c.options.NotFound != nil && c.options.NotFound(r.err):
-			e := c.newEntry(cl)
-			e.absent, e.more, e.loaded = true, &more{err: r.err, token: at, birth: cl.link.at, heard: cl.link.at}, l.start
-			e.fresh = l.start + int64(max(c.options.NegativeTTL, 0))
-			e.early, e.revalidate, e.dead = e.fresh, e.fresh, e.fresh
-			entries[i] = e
-		}
-		if cl.loaned {
-			if fill.Data != nil {
-				filled = append(filled, i)
-			}
-			fills = append(fills, fill)
-		}
-	}
-	if len(fills) > 0 {
-		answers, err := c.put(l.ctx, fills)
-		n := 0
-		for j, fill := range fills {
-			if fill.Data == nil {
-				continue
-			}
-			if i := filled[n]; err == nil {
-				if stored[i], refused[i] = answers[j], !answers[j]; refused[i] {
-					c.counters.refused.Add(1)
-				}
-			}
-			n++
-		}
-	}
-	for i := range results {
-		r, e := &results[i], entries[i]
-		cl := r.call
+		cl, e := r.call, r.entry
 		if e == nil {
 			c.loadFailed(cl, r.err)
 			continue
@@ -232,15 +182,94 @@ func (c *Cache[K, V]) endLoad(l *origin, results []loaded[K, V]) {
 		c.succeeded(cl)
 		keep := e
 		switch {
-		case refused[i]:
+		case r.refused:
 			keep = nil
-		case stored[i]:
+		case r.stored:
 			e.more.id, e.more.birth = cl.lease, cl.known
 		case c.shared != nil && !e.absent: // nobody but the bus would tell us that it is no longer right
 			e.fresh = min(e.fresh, c.clock.now()+int64(c.options.DisconnectedTTL))
 			e.early, e.revalidate = min(e.early, e.fresh), e.fresh
 		}
 		c.finish(cl, outcome[V]{entry: e, err: e.err(), from: fromOrigin}, keep)
+	}
+}
+
+// value makes an entry, and a fill if there is a lease, of what a load brought.
+func (c *Cache[K, V]) value(l *origin, r *loaded[K, V]) {
+	cl := r.call
+	e := c.newEntry(cl)
+	e.loaded = l.start
+	switch {
+	case r.err == nil && !r.absent:
+	case r.absent || c.options.NotFound != nil && c.options.NotFound(r.err):
+		e.absent, e.more = true, &more{err: r.err, token: l.at, birth: cl.link.at, heard: cl.link.at}
+		e.fresh = l.start + int64(max(c.options.NegativeTTL, 0))
+		e.early, e.revalidate, e.dead = e.fresh, e.fresh, e.fresh
+		r.entry = e
+		return
+	default:
+		return
+	}
+	meta, err := c.meta(cl.key, r.value)
+	if err != nil {
+		r.err = err
+		return
+	}
+	r.entry, e.value = e, r.value
+	if l.at != nil || meta.Tags != nil || c.shared != nil {
+		e.more = &more{token: l.at, birth: cl.link.at, heard: cl.link.at, marks: c.stamps.marks(meta.Tags)}
+		e.tagged = e.more.marks != nil
+	}
+	if meta.TTL < 0 {
+		e.dead, r.refused = l.start, true
+		return
+	}
+	ttl := max((meta.TTL - rand.N(meta.TTL/10+1)).Truncate(time.Millisecond), min(meta.TTL, time.Millisecond)) // as an envelope has it
+	kept := c.kept(ttl)
+	e.fresh = l.start + int64(ttl)
+	e.early = c.earlyFrom(e.loaded, e.fresh, time.Duration(l.took))
+	e.revalidate = e.fresh + int64(c.options.StaleWhileRevalidate)
+	e.dead = l.start + int64(kept)
+	if !cl.loaned {
+		return
+	}
+	if !c.valid(e) { // invalidated here: the remote may not know
+		r.refused = true
+		c.counters.refused.Add(1)
+		return
+	}
+	left := kept - time.Duration(c.clock.now()-l.start)
+	if env, ok := c.seal(r.value); ok && left >= time.Millisecond {
+		env.schema, env.fresh, env.kept, env.took, env.heard, env.token = c.schema, ttl, kept, time.Duration(l.took), cl.link.at, l.token
+		r.fill = Fill{Data: env.seal(), TTL: left, Tags: meta.Tags, Heard: cl.link.at}
+	}
+}
+
+// store sends fills to the remote, and gives the leases back of which nothing came.
+func (c *Cache[K, V]) store(ctx context.Context, results []loaded[K, V], n int) {
+	fills := make([]Fill, 0, n)
+	for i := range results {
+		if cl := results[i].call; cl.loaned {
+			f := results[i].fill
+			f.Key, f.Lease = cl.name, cl.lease
+			fills = append(fills, f)
+		}
+	}
+	answers, err := c.put(ctx, fills)
+	if err != nil {
+		return
+	}
+	for i := range results {
+		r := &results[i]
+		if !r.call.loaned {
+			continue
+		}
+		if r.fill.Data != nil {
+			if r.stored, r.refused = answers[0], !answers[0]; r.refused {
+				c.counters.refused.Add(1)
+			}
+		}
+		answers = answers[1:]
 	}
 }
 
@@ -290,7 +319,7 @@ func (c *Cache[K, V]) seal(value V) (e envelope, ok bool) {
 // loadFailed ends a call whose load failed: with a stale value if there is one.
 func (c *Cache[K, V]) loadFailed(cl *call[K, V], err error) {
 	c.counters.loadErrors.Add(1)
-	if cause := context.Cause(cl.ctx); cause == errAbandoned || cause == ErrClosed {
+	if cause := cl.ctx.why(); cause == errAbandoned || cause == ErrClosed {
 		c.finish(cl, outcome[V]{err: cause}, nil)
 		return
 	}

@@ -43,19 +43,9 @@ func (c *Cache[K, V]) GetMany(ctx context.Context, keys []K) (map[K]V, error) {
 		}
 		asked[key] = struct{}{}
 		if e := c.memory.get(key); e != nil {
-			switch v := c.judge(e, &n, c.clock.hit()); v {
-			case fresh, early:
-				if v == early {
-					c.refresh(ctx, key, e)
-				}
-				take(key, outcome[V]{entry: e})
+			if out, ok := c.fromMemory(ctx, key, e, &n); ok {
+				take(key, out)
 				continue
-			case stale:
-				c.refresh(ctx, key, nil)
-				take(key, outcome[V]{entry: e, stale: true})
-				continue
-			case behindReader:
-				c.counters.ownWrites.Add(1)
 			}
 		}
 		own()

@@ -69,6 +69,9 @@ func (t *tokens) turn(now int64) {
 func (t *tokens) of(name string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.young == nil && t.old == nil && t.floor == "" && t.every == [2]string{} {
+		return ""
+	}
 	return merged(t.floor, t.every[1], t.every[0], t.old[name], t.young[name])
 }
 
@@ -97,9 +100,20 @@ const unreadable = "?"
 // maxSettle is how long a database that does not tell the position of a write holds up who needs it.
 const maxSettle = time.Second
 
+// ended is a context that nobody waits with.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 // written is the token of what a scope wrote. A position that is not known in time is one that nobody knows: only the
 // authority will do.
 func written(ctx context.Context, scope *causal.Scope) string {
+	token := scope.Written(ended)
+	if token == "" || without(token, isDistrust) == token { // all positions are known
+		return token
+	}
 	ctx, cancel := context.WithTimeout(ctx, maxSettle)
 	defer cancel()
 	return scope.Written(ctx)
