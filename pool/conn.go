@@ -154,7 +154,7 @@ type releaseTracer struct{}
 
 func (releaseTracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	if s := stateOf(conn.PgConn()); s != nil && s.view {
-		if err := checkInTx(data.SQL); err != nil {
+		if err := checkInTx(conn, data.SQL); err != nil {
 			return refusedContext{ctx, err}
 		}
 	}

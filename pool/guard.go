@@ -127,6 +127,10 @@ func (r *read) fail(t *target, err error) error {
 func (r *read) query(t target, sql string, args []any) (pgx.Rows, error) {
 	rows := &viewRows{read: r, target: t}
 	conn := t.conn.Conn()
+	if err := checkOn(conn, sql); err != nil {
+		t.end()
+		return nil, err
+	}
 	if hasQueryOptions(args) {
 		return rows.apart(conn, sql, args)
 	}
@@ -309,6 +313,12 @@ func (v *viewRows) Values() ([]any, error) {
 func (r *read) batch(t target, b *pgx.Batch) (pgx.BatchResults, error) {
 	all := &pgx.Batch{}
 	all.Queue(t.guardSQL())
+	for _, q := range b.QueuedQueries {
+		if err := checkOn(t.conn.Conn(), q.SQL); err != nil {
+			t.end()
+			return nil, err
+		}
+	}
 	for _, q := range b.QueuedQueries { // copies: pgx keeps a connection's statement in what it has sent
 		all.QueuedQueries = append(all.QueuedQueries, &pgx.QueuedQuery{SQL: q.SQL, Arguments: q.Arguments, Fn: q.Fn})
 	}
@@ -426,7 +436,10 @@ func beginReadOnly(o pgx.TxOptions) string {
 	return sql + "; select 1"
 }
 
-func checkInTx(sql string) error {
+func checkInTx(conn *pgx.Conn, sql string) error {
+	if err := checkOn(conn, sql); err != nil {
+		return err
+	}
 	if why := sqllex.ClassifyInTx(sql).Refused; why != "" {
 		return fmt.Errorf("%w: %s", ErrReadOnlyView, why)
 	}

@@ -44,6 +44,9 @@ func (p *Pool) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 // sent ends a statement on the primary: the connection goes back, the scope learns of the write, and the error says what
 // its caller may conclude. retry means that nothing was sent and another attempt is due.
 func (p *Pool) sent(ctx context.Context, l *lease, a *attempts, sql string, err error) (_ error, retry bool) {
+	if misread(l.conn.Conn(), sql) {
+		sql = ""
+	}
 	e, cut := l.epoch, l.cut()
 	err = l.unsent(err)
 	lost := l.end()
@@ -83,6 +86,9 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 			return errRows{err}, err
 		}
 		r := &primaryRows{db: p, ctx: ctx, lease: l, sql: sql, scope: scope}
+		if misread(l.conn.Conn(), sql) {
+			r.sql, read = "", false
+		}
 		if read && l.epoch.blind {
 			r.scope = nil
 		}

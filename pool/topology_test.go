@@ -112,3 +112,126 @@ func TestLossIsToldWithoutAnAnswer(t *testing.T) {
 		}
 	})
 }
+
+// Options.Leader outranks what the servers say, but not their timeline.
+func TestNamedLeader(t *testing.T) {
+	p := unprobed(t, 2)
+	for i, n := range p.nodes {
+		n.name = []string{"a:1", "b:1"}[i]
+	}
+	a, b := seen(1, true, 1, 100), seen(1, true, 1, 100)
+	b.id.start++
+	p.observe(p.nodes[0], a)
+	p.observe(p.nodes[1], b)
+	if e := p.leader.Load(); e != nil {
+		t.Fatalf("two primaries on one timeline: leader %s", e.node.name)
+	}
+	for _, name := range []string{"b:1", "a:1"} {
+		p.named(name)
+		if e := p.leader.Load(); e == nil || e.node.name != name {
+			t.Errorf("%s was named: %+v", name, e)
+		}
+	}
+	for _, name := range []string{"", "c:1"} {
+		p.named(name)
+		if e := p.leader.Load(); e != nil {
+			t.Errorf("%q was named: %s", name, e.node.name)
+		}
+	}
+	p.named("a:1")
+	b.pos.Timeline = 2
+	p.observe(p.nodes[1], b)
+	if e := p.leader.Load(); e != nil {
+		t.Errorf("%s is on an older timeline", e.node.name)
+	}
+	p.named("b:1")
+	if e := p.leader.Load(); e == nil || e.node.name != "b:1" || e.timeline != 2 {
+		t.Errorf("leader %+v", e)
+	}
+}
+
+// Another system is refused while the first may come back, for ever if it was pinned, and then taken with nothing left of the
+// first.
+func TestAnotherSystem(t *testing.T) {
+	for _, pinned := range []uint64{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			p := unprobed(t, 2)
+			p.opt.system, p.topo.system = pinned, pinned
+			old, next := p.nodes[0], p.nodes[1]
+			p.observe(old, seen(1, true, 5, 1000))
+			first := p.leader.Load()
+			if first == nil {
+				t.Fatal("no leader")
+			}
+			p.observe(next, seen(2, true, 1, 100))
+			if p.leader.Load() != first {
+				t.Error("another system's primary is taken at once")
+			}
+			p.lost(old, errors.New("gone"))
+			time.Sleep(adoptAfter - time.Second)
+			p.observe(next, seen(2, true, 1, 100))
+			if e := p.leader.Load(); e != nil {
+				t.Errorf("too early: %+v", e)
+			}
+			p.observe(old, seen(1, false, 5, 1000)) // as a replica it still counts
+			p.lost(old, errors.New("gone"))
+			time.Sleep(adoptAfter - time.Second)
+			p.observe(next, seen(2, true, 1, 100))
+			if e := p.leader.Load(); e != nil {
+				t.Errorf("too early: %+v", e)
+			}
+			time.Sleep(2 * time.Second)
+			p.observe(next, seen(2, false, 1, 100))
+			if e := p.leader.Load(); e != nil {
+				t.Errorf("a replica was taken: %+v", e)
+			}
+			p.observe(next, seen(2, true, 1, 100))
+			e := p.leader.Load()
+			if pinned != 0 {
+				if e != nil {
+					t.Errorf("the pinned system was given up: %+v", e)
+				}
+				return
+			}
+			if e == nil || e.node != next || e.id.system != 2 || e.timeline != 1 || p.topo.timeline != 1 || e.number != 2 {
+				t.Errorf("leader %+v, timeline %d", e, p.topo.timeline)
+			}
+			p.observe(old, seen(1, true, 6, 2000))
+			if p.leader.Load() != e {
+				t.Error("the old system came back and was taken")
+			}
+		})
+	}
+}
+
+// A server that restarts is one server; an address at which a run goes on after another was met hides several.
+func TestSeveralBehindOneAddress(t *testing.T) {
+	p := unprobed(t, 1)
+	n := p.nodes[0]
+	at := func(start int64) observation {
+		time.Sleep(time.Microsecond)
+		o := seen(1, false, 1, 100)
+		o.id.start = start
+		return o
+	}
+	p.observe(n, at(1))
+	n.met(identity{1, 1})
+	p.observe(n, at(1))
+	n.met(identity{1, 2}) // restarted
+	p.observe(n, at(2))
+	p.observe(n, at(2))
+	if n.several {
+		t.Fatal("a restart is taken for several servers")
+	}
+	late := at(2)
+	time.Sleep(time.Millisecond)
+	n.met(identity{1, 3})
+	p.observe(n, late) // sent before: it may have restarted since
+	if n.several {
+		t.Fatal("a probe from before is taken for a proof")
+	}
+	p.observe(n, at(2))
+	if !n.several {
+		t.Error("the run before goes on, and was not noticed")
+	}
+}

@@ -102,7 +102,7 @@ func (t *nestedViewTx) CopyFrom(context.Context, pgx.Identifier, []string, pgx.C
 }
 
 func txExec(ctx context.Context, tx pgx.Tx, sql string, args []any) (pgconn.CommandTag, error) {
-	if err := checkInTx(sql); err != nil {
+	if err := checkInTx(tx.Conn(), sql); err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	tag, err := tx.Exec(ctx, sql, args...)
@@ -110,7 +110,7 @@ func txExec(ctx context.Context, tx pgx.Tx, sql string, args []any) (pgconn.Comm
 }
 
 func txQuery(ctx context.Context, tx pgx.Tx, sql string, args []any) (pgx.Rows, error) {
-	if err := checkInTx(sql); err != nil {
+	if err := checkInTx(tx.Conn(), sql); err != nil {
 		return errRows{err}, err
 	}
 	rows, err := tx.Query(ctx, sql, args...)
@@ -119,7 +119,7 @@ func txQuery(ctx context.Context, tx pgx.Tx, sql string, args []any) (pgx.Rows, 
 
 func txBatch(ctx context.Context, tx pgx.Tx, b *pgx.Batch) pgx.BatchResults {
 	for _, q := range b.QueuedQueries {
-		if err := checkInTx(q.SQL); err != nil {
+		if err := checkInTx(tx.Conn(), q.SQL); err != nil {
 			return pgx.FailedBatchResults(b, err)
 		}
 	}
