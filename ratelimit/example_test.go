@@ -98,3 +98,67 @@ func ExampleOptions_limitFor() {
 	// free 10 <nil>
 	// pro 100 <nil>
 }
+
+func ExampleInFlight() {
+	exports, err := ratelimit.New("exports", ratelimit.InFlight(2, time.Minute), ratelimit.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer exports.Close()
+	ctx := context.Background()
+	var first ratelimit.Decision
+	for i := range 3 {
+		d, err := exports.Take(ctx, "tenant-7", 1)
+		if err != nil {
+			panic(err)
+		}
+		if i == 0 {
+			first = d
+		}
+		fmt.Println(d.Allowed, d.Remaining)
+	}
+	err = exports.Return(ctx, "tenant-7", first) // when the export is done
+	d, _ := exports.Take(ctx, "tenant-7", 1)
+	fmt.Println(err, d.Allowed)
+	// Output:
+	// true 1
+	// true 0
+	// false 0
+	// <nil> true
+}
+
+func ExampleCalendar() {
+	zone := time.FixedZone("UTC+1", 3600)
+	limit := ratelimit.Calendar(10_000, ratelimit.Month, zone).And(ratelimit.PerSecond(5))
+	fmt.Println(limit)
+	start, end := limit.Rules()[0].Window(time.Date(2026, 2, 14, 12, 0, 0, 0, time.UTC))
+	fmt.Println(start, "to", end)
+	// Output:
+	// 10000 per month (UTC+1) and 5 per 1s
+	// 2026-02-01 00:00:00 +0100 UTC+1 to 2026-03-01 00:00:00 +0100 UTC+1
+}
+
+func ExampleTransport() {
+	theirs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("RateLimit", `"default";r=0;t=3600`) // nothing left for an hour
+	}))
+	defer theirs.Close()
+
+	limiter, err := ratelimit.New("their-api", ratelimit.PerSecond(10), ratelimit.Options{})
+	if err != nil {
+		panic(err)
+	}
+	defer limiter.Close()
+	client := &http.Client{Transport: ratelimit.Transport(nil, limiter, nil), Timeout: 5 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(theirs.URL)
+	if err != nil {
+		panic(err)
+	}
+	resp.Body.Close()
+	_, err = client.Get(theirs.URL) // does not send what they would refuse
+	if exceeded, ok := errors.AsType[*ratelimit.Exceeded](err); ok {
+		fmt.Println("in", exceeded.RetryAfter.Round(time.Minute))
+	}
+	// Output: in 1h0m0s
+}

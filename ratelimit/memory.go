@@ -129,13 +129,12 @@ func (m *Memory) take(ask Ask) Decision {
 
 	s.mu.Lock()
 	// Read under the lock, so that time never runs backwards for a cell.
-	wall := time.Now()
-	now := wall.Sub(m.start).Microseconds()
+	now := time.Since(m.start).Microseconds()
 	n := int64(ask.most())
 	for i, r := range ask.Rules {
 		_, unit := r.Units()
 		full := int64(r.Burst) * unit
-		s.find(&f, i, h, r, ask.ID, wall, now)
+		s.find(&f, i, h, r, ask.ID, now)
 		n = min(n, (full-f.levels[i])/unit)
 	}
 	granted := 0
@@ -168,7 +167,7 @@ func (m *Memory) take(ask Ask) Decision {
 }
 
 // find reads the level of a rule into f.
-func (s *shard) find(f *found, i int, h uint64, r Rule, id string, wall time.Time, now int64) {
+func (s *shard) find(f *found, i int, h uint64, r Rule, id string, now int64) {
 	leak, unit := r.Units()
 	full := int64(r.Burst) * unit
 	if r.TTL != 0 {
@@ -182,6 +181,7 @@ func (s *shard) find(f *found, i int, h uint64, r Rule, id string, wall time.Tim
 		f.levels[i] = c.levelAt(now, leak, unit, full)
 		return
 	}
+	wall := time.Now()
 	start, end := r.Window(wall)
 	f.starts[i], f.waits[i] = start.UnixMicro(), end.Sub(wall).Microseconds()+1
 	f.ends[i] = now + f.waits[i]
@@ -202,14 +202,13 @@ func (m *Memory) giveBack(ask Ask) {
 	var f found
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wall := time.Now()
-	now := wall.Sub(m.start).Microseconds()
+	now := time.Since(m.start).Microseconds()
 	for i, r := range ask.Rules {
 		if r.TTL != 0 {
 			s.release(h, ask.ID)
 			continue
 		}
-		s.find(&f, i, h, r, ask.ID, wall, now)
+		s.find(&f, i, h, r, ask.ID, now)
 		at := h + uint64(i)*golden
 		c, ok := s.cells[at]
 		switch {
@@ -218,7 +217,7 @@ func (m *Memory) giveBack(ask Ask) {
 			leak, unit := r.Units()
 			back := int64(ask.Cost)*unit - min(now-ask.At, int64(ask.Cost)*unit/leak+1)*leak
 			s.cells[at] = cell{level: max(0, f.levels[i]-max(0, back)), at: now, leak: leak, unit: unit}
-		case c.leak == 0 && c.at == f.starts[i] && now-ask.At <= wall.UnixMicro()-f.starts[i]:
+		case c.leak == 0 && c.at == f.starts[i] && now-ask.At <= time.Since(time.UnixMicro(f.starts[i])).Microseconds():
 			c.level = max(0, c.level-int64(ask.Cost))
 			s.cells[at] = c
 		}
