@@ -77,8 +77,11 @@ func TestAQuotaOverAMonth(t *testing.T) {
 			t.Errorf("got %+v, want it until February", d)
 		}
 		time.Sleep(d.RetryAfter)
-		if n := take(150); n != 100 {
-			t.Errorf("%d in February", n)
+		if d, _ := l.Take(t.Context(), "k", 1); !d.Allowed || d.Remaining != 4 || d.Rule != 1 {
+			t.Errorf("the first in February: got %+v", d)
+		}
+		if n := take(150); n != 99 {
+			t.Errorf("%d more in February", n)
 		}
 	})
 }
@@ -138,6 +141,26 @@ func TestInFlightOverAFleet(t *testing.T) {
 			t.Errorf("%d keys held", s)
 		}
 	})
+}
+
+// Another process may give back at any time, so what was refused is asked for again.
+func TestARefusalOfWhatIsInFlightIsNotRemembered(t *testing.T) {
+	store := newFar()
+	one := mustNew(t, "jobs", InFlight(1, time.Hour), Options{Store: store, Logger: quiet()})
+	two := mustNew(t, "jobs", InFlight(1, time.Hour), Options{Store: store, Logger: quiet()})
+	d, err := one.Take(t.Context(), "k", 1)
+	if err != nil || !d.Allowed {
+		t.Fatalf("got %+v, %v", d, err)
+	}
+	if d, err := two.Take(t.Context(), "k", 1); err != nil || d.Allowed {
+		t.Fatalf("got %+v, %v", d, err)
+	}
+	if err := one.Return(t.Context(), "k", d); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := two.Take(t.Context(), "k", 1); err != nil || !d.Allowed {
+		t.Errorf("after another process gave it back: got %+v, %v", d, err)
+	}
 }
 
 func TestMiddlewareGivesBackWhatIsInFlight(t *testing.T) {

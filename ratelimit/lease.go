@@ -187,11 +187,6 @@ func (le *lease) demand(now time.Duration, cost int, life time.Duration) {
 	le.now += cost
 }
 
-// want is how many permits to ask for: what is needed in a lease's life, at most a quarter of each burst.
-func (le *lease) want(ask Ask) int {
-	need := max(le.last, le.now)
-	if need < 2 {
-		return ask.Cost
-	}
-	return min(need, maxCost(ask.Rules)/4)
-}
+// want is how many permits to ask for: what is needed in a lease's life, at most a quarter of each burst. No more than the cost
+// means that the question is for this request alone.
+func (le *lease) want(ask Ask) int { return min(max(le.last, le.now), maxCost(ask.Rules)/4) }

@@ -48,6 +48,9 @@ func TestLeasesSaveTrips(t *testing.T) {
 			if test.most == 1 && trips != int64(n) {
 				t.Errorf("%s: %d trips for %d requests", test.name, trips, n)
 			}
+			if want := min(int64(test.burst/4), max(1, int64(test.perSecond)/4)); store.most.Load() > want {
+				t.Errorf("%s: asked for %d at once, want at most %d: a quarter of the burst, or what is needed in 250 ms", test.name, store.most.Load(), want)
+			}
 			if s := l.Stats(); s.Leased != s.Allowed-uint64(store.asked.Load()) {
 				t.Errorf("%s: stats %+v, %d trips", test.name, s, store.asked.Load())
 			}

@@ -22,6 +22,7 @@ type far struct {
 	fails  atomic.Bool
 	panics atomic.Bool
 	slow   atomic.Int64 // nanoseconds
+	most   atomic.Int64 // the most that was asked for at once
 	warn   string
 }
 
@@ -31,6 +32,8 @@ func newFar() *far { return &far{Memory: NewMemory(0)} }
 
 func (f *far) Take(ctx context.Context, ask Ask) (Decision, error) {
 	f.asked.Add(1)
+	for old := f.most.Load(); int64(ask.most()) > old && !f.most.CompareAndSwap(old, int64(ask.most())); old = f.most.Load() {
+	}
 	if d := f.slow.Load(); d > 0 {
 		select {
 		case <-time.After(time.Duration(d)):

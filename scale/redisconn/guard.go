@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -28,6 +29,7 @@ const (
 func newHosts() (*breaker.Hosts, error) {
 	return breaker.PerHost("redis", breaker.Options{
 		MinCalls: 1, Probes: 1, OpenFor: openFor, SlowRate: -1, MaxThrottle: -1,
+		Logger: slog.New(slog.DiscardHandler), // each PING is a change of state; the guard logs the first and the last
 	})
 }
 
@@ -172,10 +174,14 @@ func (s *server) look(cut bool) error {
 		return struct{}{}, err
 	})
 	if err == nil {
+		if cut {
+			slog.Info("redisconn: the server answers again", "server", s.addr)
+		}
 		return nil
 	}
-	if !cut {
+	if !cut && s.life.ctx.Err() == nil {
 		s.asked.Store(int64(time.Since(s.began)))
+		slog.Warn("redisconn: the server does not answer and is cut off until it does", "server", s.addr, "error", err)
 	}
 	if s.tripped != nil && s.life.ctx.Err() == nil {
 		s.tripped()
@@ -259,13 +265,46 @@ func (c *Client) guard(client *redis.Client, tripped func()) {
 	o.PoolSize, o.MinIdleConns, o.MaxIdleConns, o.PipelinePoolSize = 1, 0, 0, -1
 	o.MaxRetries, o.DialerRetries, o.DisableIdentity, o.ContextTimeoutEnabled = -1, 1, true, true
 	o.Limiter, o.PushNotificationProcessor, o.MaintNotificationsConfig = nil, nil, nil
+	dial := o.Dialer
 	client.AddHook(&server{
 		addr: o.Addr, breaker: c.hosts.For(o.Addr), began: time.Now(), tripped: tripped, refused: &c.refused, life: c.life,
 		ping: func(ctx context.Context) error {
-			// A client a PING: a connection kept from before a failover would answer for the wrong server.
+			// A client a PING: a connection kept from before a failover would answer for the wrong server. It gets one that is
+			// there already, or go-redis would log each that is refused.
+			conn, err := dialWithin(ctx, func() (net.Conn, error) { return dial(ctx, o.Network, o.Addr) })
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			o := o
+			o.Dialer = func(context.Context, string, string) (net.Conn, error) { return conn, nil }
 			p := redis.NewClient(&o)
 			defer p.Close()
 			return p.Ping(ctx).Err()
 		},
 	})
+}
+
+// dialWithin keeps a dial to its context, which go-redis's own dialer forgets under TLS.
+func dialWithin(ctx context.Context, dial func() (net.Conn, error)) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	dialled := make(chan result, 1)
+	go func() {
+		conn, err := dial()
+		dialled <- result{conn, err}
+	}()
+	select {
+	case r := <-dialled:
+		return r.conn, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-dialled; r.conn != nil {
+				r.conn.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
