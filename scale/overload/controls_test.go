@@ -67,7 +67,7 @@ func (v *vegas) advance(now, _ float64, n int, _ bool) {
 	v.top = max(v.top, n)
 }
 
-func (v *vegas) done(now float64, _ bool) {
+func (v *vegas) done(now, _ float64, _ bool) {
 	v.n++
 	if now < v.started+0.1 || v.n < 10 {
 		return

@@ -18,7 +18,7 @@ import (
 func spansOf(t *testing.T, name string, r *loadsim.Result, capacity float64, cuts ...time.Duration) []span {
 	t.Helper()
 	var spans []span
-	text := name + ":"
+	text := "soak: " + name + ":"
 	for i, to := range cuts[1:] {
 		s := measure(r, capacity, cuts[i], to)
 		spans = append(spans, s)
@@ -28,7 +28,7 @@ func spansOf(t *testing.T, name string, r *loadsim.Result, capacity float64, cut
 	return spans
 }
 
-func TestASpikePassesAndNothingIsRefusedAfterwards(t *testing.T) {
+func TestSoakASpikePassesAndNothingIsRefusedAfterwards(t *testing.T) {
 	spike := func(at time.Duration) float64 {
 		if at >= 4*second && at < 7*second {
 			return 10
@@ -59,7 +59,7 @@ func TestASpikePassesAndNothingIsRefusedAfterwards(t *testing.T) {
 
 // A processor that was never seen idle is harder than slots: its base time shows only once the limit has been lowered,
 // and how long that takes depends on the arrivals.
-func TestColdStartAtTenTimesTheCapacity(t *testing.T) {
+func TestSoakColdStartAtTenTimesTheCapacity(t *testing.T) {
 	for _, sv := range []service{ioConstant, cpuConstant} {
 		t.Run(sv.name, func(t *testing.T) {
 			t.Parallel()
@@ -75,7 +75,7 @@ func TestColdStartAtTenTimesTheCapacity(t *testing.T) {
 }
 
 // At 4 s half of the capacity goes, at 10 s it returns.
-func TestCapacityHalved(t *testing.T) {
+func TestSoakCapacityHalved(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		service
@@ -112,7 +112,7 @@ func TestCapacityHalved(t *testing.T) {
 
 // A dependency that has become ten times as slow must not be taken for a queue inside for long, or the limit sinks to where
 // little is left of the throughput. Its clients are patient, so that late answers do not tell.
-func TestAServiceThatSlowsDownIsLearnedAnew(t *testing.T) {
+func TestSoakAServiceThatSlowsDownIsLearnedAnew(t *testing.T) {
 	for _, load := range []float64{0.8, 3} {
 		name := fmt.Sprintf("%v C", load)
 		t.Run(name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestAServiceThatSlowsDownIsLearnedAnew(t *testing.T) {
 	}
 }
 
-func TestCriticalRequestsPassWhileTenTimesTheCapacityIsOffered(t *testing.T) {
+func TestSoakCriticalRequestsPassWhileTenTimesTheCapacityIsOffered(t *testing.T) {
 	t.Parallel()
 	const critical, sheddable = 2, 0
 	byClass := guard{"priorities", knees(Options{Priority: func(r *http.Request) Priority {
@@ -148,7 +148,7 @@ func TestCriticalRequestsPassWhileTenTimesTheCapacityIsOffered(t *testing.T) {
 		}}, nil)
 	c := r.Between(2*second, 5*second, func(class int) bool { return class == critical })
 	all := measure(r, ioConstant.capacity, 2*second, 5*second)
-	t.Logf("critical: %+v; all: %v", c, all)
+	t.Logf("soak: critical: %+v; all: %v", c, all)
 	if float64(c.Good) < 0.995*float64(c.Offered) {
 		t.Errorf("%d of %d critical requests were good", c.Good, c.Offered)
 	}
@@ -158,7 +158,7 @@ func TestCriticalRequestsPassWhileTenTimesTheCapacityIsOffered(t *testing.T) {
 }
 
 // One tenant asks for 5 C, 99 others for 0.9 C together.
-func TestOneTenantCannotStarveTheRest(t *testing.T) {
+func TestSoakOneTenantCannotStarveTheRest(t *testing.T) {
 	const hog = 0
 	load := loadsim.Load{Rate: loadsim.Constant(5.9), For: 5 * second, Seed: 1, Class: func(r *rand.Rand) int {
 		if r.Float64() < 5/5.9 {
@@ -170,7 +170,7 @@ func TestOneTenantCannotStarveTheRest(t *testing.T) {
 		r := run(t, sv, knees(o), 1, load, nil)
 		c := r.Between(2*second, 5*second, func(class int) bool { return class != hog })
 		all := measure(r, sv.capacity, 2*second, 5*second)
-		t.Logf("tenants: %+v; all: %v", c, all)
+		t.Logf("soak: tenants: %+v; all: %v", c, all)
 		if all.goodput < 92 {
 			t.Errorf("in all %.1f %% of C", all.goodput)
 		}
@@ -197,7 +197,7 @@ func classOf(r *http.Request) int {
 	return class
 }
 
-func TestTheLimitStaysAboveTheLoadWhileNothingIsScarce(t *testing.T) {
+func TestSoakTheLimitStaysAboveTheLoadWhileNothingIsScarce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := limiterOf(t, Options{}, nil)
 		for range 300 { // 200 at a time, none of which waits for another

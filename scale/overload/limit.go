@@ -9,11 +9,11 @@ type limit interface {
 	// several processes measure together.
 	advance(now, ahead float64, n int, busy bool)
 	max() int
-	patience() float64           // how long clients wait, as far as is known
-	arrived(wait float64)        // a request came with a deadline that long away
-	departed(now, after float64) // a client left after that long
-	watching(now float64) bool   // whether departed would learn anything
-	done(now float64, late bool) // one finished; late: its client had gone
+	patience() float64                 // how long clients wait, as far as is known
+	arrived(wait float64)              // a request came with a deadline that long away
+	departed(now, after float64)       // a client left after that long
+	watching(now float64) bool         // whether departed would learn anything
+	done(now, took float64, late bool) // one finished after that long; late: its client had gone
 	refused()
 	withdrawn(now, since float64) // one that has run since then turned out to be a stream
 	state() state
@@ -38,7 +38,7 @@ const (
 // is X·R requests, X the completions a second while saturated and R the time a request takes without a queue.
 //
 // X is measured in every window. R (base) is the lowest of the last estimates; each window yields one by Little's law as well
-// (mean number running ÷ completions a second), which needs no time stamp per request. While saturated, R would be whatever
+// (mean number running ÷ completions a second), unless much more ended than began in it. While saturated, R would be whatever
 // the limit makes it, so every now and then a probe lowers the limit to 0.8·X·R for a window: if the time then falls, there
 // was a queue inside and R comes down; if it does not, R stands. Windows and probes begin on multiples of the wall clock, so
 // that several processes in front of one bottleneck probe together: one alone would see the others' queue and take it for the
@@ -74,6 +74,8 @@ type knee struct {
 	busyTime               float64
 	finished, late, shed   int
 	peak                   int
+	took                   float64 // of those that finished, in all
+	first, running         int     // what ran at the beginning, and now
 }
 
 func newKnee(o Options) *knee {
@@ -111,8 +113,9 @@ func (k *knee) departed(now, after float64) {
 
 func (k *knee) watching(now float64) bool { return now < k.learn }
 
-func (k *knee) done(_ float64, late bool) {
+func (k *knee) done(_, took float64, late bool) {
 	k.finished++
+	k.took += took
 	if late {
 		k.late++
 	}
@@ -139,14 +142,14 @@ func (k *knee) advance(now, ahead float64, n int, busy bool) {
 	k.account(now, n, busy)
 	// A probe counts only once the excess has drained and the service has settled.
 	if k.factor < 1 && (n > k.max() || now < k.end-k.width+math.Min(k.width/2, 1.5*k.base)) {
-		k.from, k.area, k.busyTime, k.finished, k.late = now, 0, 0, 0, 0
+		k.from, k.area, k.took, k.busyTime, k.finished, k.late = now, 0, 0, 0, 0, 0
 	}
 }
 
 func (k *knee) begin(now float64, n int) {
 	k.end = k.after(now, k.width)
 	k.from, k.last = now, now
-	k.area, k.busyTime, k.finished, k.late, k.shed, k.peak = 0, 0, 0, 0, 0, n
+	k.area, k.took, k.busyTime, k.finished, k.late, k.shed, k.peak, k.first = 0, 0, 0, 0, 0, 0, n, n
 }
 
 // after is the next multiple of step on the wall clock.
@@ -158,6 +161,7 @@ func (k *knee) account(now float64, n int, busy bool) {
 	dt := now - k.last
 	k.last = now
 	k.area += dt * float64(n)
+	k.running = n
 	if busy {
 		k.busyTime += dt
 	}
@@ -176,6 +180,11 @@ func (k *knee) close(now float64) {
 	}
 	elapsed := now - k.from
 	rate, inside := float64(k.finished)/elapsed, k.area/float64(k.finished)
+	if moved := k.running - k.first; !probing && 3*max(moved, -moved) > k.finished {
+		// Little's law is about what stays as it is. While the number inside falls, as much as ends in a window that has begun
+		// before it, and the time inside would look too short.
+		inside = math.Max(inside, k.took/float64(k.finished))
+	}
 	if k.base == 0 {
 		k.file(inside)
 	}

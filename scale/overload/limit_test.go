@@ -134,3 +134,21 @@ func TestAStreamIsNotMeasured(t *testing.T) {
 		}
 	})
 }
+
+// Requests of 100 ms that began together before the window end in it, and fewer follow them: area and completions alone would
+// say 60 ms.
+func TestAFallingNumberInsideDoesNotLookFast(t *testing.T) {
+	k := newKnee(Options{}.withDefaults())
+	k.begin(1, 80)
+	running := 80
+	for i := range 80 {
+		now := 1 + 0.05 + float64(i)*0.0005
+		k.advance(now, 0, running, true)
+		running--
+		k.done(now, 0.1, false)
+	}
+	k.advance(1.1, 0, running, true)
+	if k.base < 0.099 || k.base > 0.101 {
+		t.Errorf("base %v s, want what the requests took, 0.1", k.base)
+	}
+}

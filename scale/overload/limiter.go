@@ -333,7 +333,7 @@ func (l *Limiter) release(p *permit) {
 	took := now - p.started
 	l.service += 0.05 * (took - l.service)
 	l.deviation += 0.05 * (math.Abs(took-l.service) - l.deviation)
-	l.limit.done(now, late)
+	l.limit.done(now, took, late)
 	l.pump(now)
 	l.mu.Unlock()
 	if late {
