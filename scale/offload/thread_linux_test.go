@@ -75,9 +75,8 @@ func TestThreadsAreNicedAndGoMaxProcsIsRestored(t *testing.T) {
 		t.Errorf("GOMAXPROCS %d with one worker, was %d", n, procs)
 	}
 	free := occupy(t, l)
-	if n := nicedThreads(t, "self")[niceness]; n != 3 {
-		t.Errorf("%d niced threads, want 3", n)
-	}
+	// The thread in which New tried it may be about to end.
+	eventually(t, "three niced threads are there, one a worker", func() bool { return nicedThreads(t, "self")[niceness] == 3 })
 	if n := runtime.GOMAXPROCS(0); n != procs+3 {
 		t.Errorf("GOMAXPROCS %d with three workers, was %d", n, procs)
 	}
