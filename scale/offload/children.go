@@ -132,6 +132,10 @@ func (c *children) call(ctx context.Context, name string, argument []byte) ([]by
 				return nil, c.exited(name, status, killed)
 			}
 			c.give(p)
+			if k := a.frame.kind; (k == kindCanceled || k == kindDeadline) && ctx.Err() != nil {
+				// The end came from here; the process may have been told of a deadline as a cancellation.
+				return nil, remoteError{string(a.frame.payload), ctx.Err()}
+			}
 			return answer(a.frame)
 		case <-ended:
 			ended = nil

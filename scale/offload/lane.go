@@ -278,6 +278,12 @@ func (l *Lane) finish(t *task, err error) {
 	l.mu.Lock()
 	now := time.Now()
 	took := now.Sub(t.began)
+	l.counts.ran.Add(1) // before the caller may look
+	l.counts.run.Record(took)
+	var p *PanicError
+	if errors.As(err, &p) {
+		l.counts.panics.Add(1)
+	}
 	l.running -= t.weight
 	l.tasks--
 	if t.process == nil {
@@ -298,12 +304,6 @@ func (l *Lane) finish(t *task, err error) {
 		l.pump(now)
 	}
 	l.mu.Unlock()
-	l.counts.ran.Add(1)
-	l.counts.run.Record(took)
-	var p *PanicError
-	if errors.As(err, &p) {
-		l.counts.panics.Add(1)
-	}
 	if l.niced {
 		l.pauses.look(now, func(p99 time.Duration) {
 			l.opts.Logger.Warn("offload: the garbage collector waits for niced threads: move what allocates to a process with offload.Register",
