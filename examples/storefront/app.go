@@ -26,6 +26,9 @@ type shop struct {
 	db       *pool.Pool
 	products *cache.Cache[int64, Product]
 	sessions *session.Manager[Visitor]
+	prices   *prices
+	page     asset
+	assets   map[string]asset // of the page
 }
 
 type app struct{ settings.Settings }
@@ -79,7 +82,14 @@ func (c app) run(ctx context.Context) error {
 		middleware = append([]func(http.Handler) http.Handler{ratelimit.Middleware(perClient, ratelimit.ClientIP())}, middleware...)
 	}
 
-	s := &shop{db, products, sessions}
+	prices := newPrices(rdb.Redis())
+	svc.Use(prices)
+	assets, page, err := newPage()
+	if err != nil {
+		return err
+	}
+
+	s := &shop{db, products, sessions, prices, page, assets}
 	if worker.Slot() == 0 && worker.Generation() <= 1 {
 		slog.Info("storefront", "url", "http://"+c.Addr, "admin", "http://"+c.AdminAddr, "control", c.Control)
 	}
@@ -101,6 +111,9 @@ func (s *shop) routes() http.Handler {
 		"DELETE /cart":            s.emptyCart,
 		"GET /orders":             s.listOrders,
 		"POST /orders":            s.placeOrder,
+		"GET /events":             s.events,
+		"GET /{$}":                s.getPage,
+		"GET /assets/{name}":      s.getAsset,
 	} {
 		mux.Handle(pattern, h)
 	}

@@ -18,6 +18,7 @@ import (
 func TestStorefront(t *testing.T) {
 	s := start(t)
 	t.Run("routes", func(t *testing.T) { testRoutes(t, s) })
+	t.Run("changes are told of by every worker", func(t *testing.T) { testEvents(t, s) })
 	t.Run("own writes are read", func(t *testing.T) { testOwnWrites(t, s) })
 	t.Run("replicas serve the reads", func(t *testing.T) { testReplicas(t, s) })
 	t.Run("concurrent updates of a session", func(t *testing.T) { testCart(t, s) })

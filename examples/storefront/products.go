@@ -145,6 +145,7 @@ func (s *shop) patchProduct(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.prices.publish(r.Context(), changed)
 	return reply(w, http.StatusOK, changed)
 }
 

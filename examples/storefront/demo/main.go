@@ -1,7 +1,7 @@
 // Demo runs the storefront with servers of its own: a PostgreSQL primary with two streaming replicas and a Redis, in
 // temporary directories, gone when it ends. It is what "make demo" starts, with the storefront's variables and flags, and
 // PRODUCTS (100000) for how many products to load. A DATABASE_URL or REDIS_URL that is set is used instead of a server of its
-// own, as it is.
+// own, as it is. TRAFFIC=on sends gentle traffic, so that the admin page is alive.
 //
 // The launcher owns the servers and the storefront's supervisor. Each stands in a process group of its own, because ctrl-C
 // reaches a whole group: only the launcher gets it, and it stops the storefront before the servers.
@@ -28,7 +28,7 @@ import (
 )
 
 func main() {
-	s, products, err := parse(os.Args[1:])
+	s, products, traffic, err := parse(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(0)
@@ -36,14 +36,14 @@ func main() {
 		fmt.Fprintf(os.Stderr, "demo: the configuration is wrong:\n%v\n", err)
 		os.Exit(2)
 	}
-	if err := run(s, products); err != nil {
+	if err := run(s, products, traffic); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
 // parse reads the storefront's settings, all but the servers that the demo brings, before anything is started.
-func parse(args []string) (settings.Settings, int, error) {
+func parse(args []string) (settings.Settings, int, bool, error) {
 	getenv := func(name string) string {
 		value := os.Getenv(name)
 		switch name {
@@ -59,10 +59,11 @@ func parse(args []string) (settings.Settings, int, error) {
 	if bad != nil || products < 1 {
 		err = errors.Join(err, fmt.Errorf("PRODUCTS = %q: must be a number above 0", os.Getenv("PRODUCTS")))
 	}
-	return s, products, err
+	traffic, bad := parseTraffic(os.Getenv("TRAFFIC"))
+	return s, products, traffic, errors.Join(err, bad)
 }
 
-func run(s settings.Settings, products int) error {
+func run(s settings.Settings, products int, traffic bool) error {
 	binary, err := storefront()
 	if err != nil {
 		return err
@@ -103,6 +104,17 @@ func run(s settings.Settings, products int) error {
 	if ready(ctx, s, ended) {
 		fmt.Print(greeting(s))
 	}
+	sending := make(chan struct{})
+	go func() {
+		defer close(sending)
+		if traffic {
+			sendTraffic(ctx, "http://"+reachable(s.Addr), products)
+		}
+	}()
+	defer func() {
+		cancel()
+		<-sending
+	}()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("the storefront ended: %v", cmp.Or(err, errors.New("exit status 0")))
@@ -210,7 +222,7 @@ func greeting(s settings.Settings) string {
 The storefront is ready.
 
   shop     %[1]s
-  admin    %[2]s    (/readyz?verbose, /metrics, /api/snapshot)
+  admin    %[2]s    (the page; /readyz?verbose, /metrics, /top)
   control  %[3]s
 
 Things to try; -b and -c keep the cookies:

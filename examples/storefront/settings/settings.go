@@ -165,8 +165,12 @@ func (c Settings) Cluster() cluster.Options {
 	}
 	if c.AdminToken != "" {
 		o.Admin.Auth = func(r *http.Request) error {
-			if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+c.AdminToken)) != 1 {
-				return errors.New("needs Authorization: Bearer and the ADMIN_TOKEN")
+			given, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			if _, password, ok := r.BasicAuth(); ok {
+				given = password // a browser's way to give it
+			}
+			if subtle.ConstantTimeCompare([]byte(given), []byte(c.AdminToken)) != 1 {
+				return errors.New("needs the ADMIN_TOKEN, as a bearer token or as a password")
 			}
 			return nil
 		}
