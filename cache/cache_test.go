@@ -693,10 +693,3 @@ cache: Options.Key is nil: keys of type float64 need it`
 		t.Errorf("got\n%v\nwant\n%s", err, text)
 	}
 }
-
-// After every Invalidate that returned, a Get that begins later sees at least what was written before it.
-func TestIntervalsLocal(t *testing.T) {
-	checkIntervals(t, 20, 3, 50, func(t *testing.T, load func(context.Context, int) (int, error)) []*cache.Cache[int, int] {
-		return []*cache.Cache[int, int]{open(t, load, cache.Options[int, int]{MaxEntries: 100})}
-	})
-}

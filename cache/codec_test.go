@@ -152,7 +152,7 @@ func FuzzRecord(f *testing.F) {
 			switch {
 			case err != nil:
 				t.Fatalf("%q: %v", record, err)
-			case s.Remote == 1 && record == good:
+			case s.Remote == 1 && !inside && got == value: // one that another run stored
 			case s.Remote == 1 && inside && i == 0: // a checksum is no signature: this is as good as stored
 				if got != data {
 					t.Fatalf("got %q, want %q", got, data)

@@ -311,7 +311,7 @@ func (c *Cache[K, V]) seal(value V) (e envelope, ok bool) {
 	}
 	if err != nil {
 		c.counters.unshared.Add(1)
-		c.shared.warn(2, "cache: a value cannot be stored in the shared tier and is kept in memory only, briefly", err)
+		c.shared.warn(warnUnshared, "cache: a value cannot be stored in the shared tier and is kept in memory only, briefly", err)
 	}
 	return e, err == nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -40,9 +39,7 @@ type shared struct {
 	pending      pending
 	mu           sync.Mutex
 	own          map[string]struct{} // clock readings of own invalidations that are done with, until they are heard
-	failures     atomic.Int32
-	probe        atomic.Int64 // when the next call may try a remote that does not answer
-	lastWarnings [3]atomic.Int64
+	lastWarnings [warnKinds]atomic.Int64
 }
 
 // link is what has been heard, as one value: a reader sees all of it or what was before.
@@ -96,7 +93,7 @@ func (s *shared) listen() {
 		err := s.remote.Listen(s.ctx, s.space, s.handle)
 		if s.ctx.Err() == nil {
 			s.handle(Event{})
-			s.warn(0, "cache: no longer listening for invalidations", err)
+			s.warn(warnListen, "cache: no longer listening for invalidations", err)
 			s.sleep(time.Second)
 		}
 	}
@@ -111,7 +108,7 @@ func (s *shared) handle(ev Event) {
 			l.epoch++
 			s.link.Store(&l)
 			s.counters.lossCount.Add(1)
-			s.warn(1, "cache: lost the connection for invalidations; memory is checked with the shared tier until it is back", nil)
+			s.warn(warnLost, "cache: lost the connection for invalidations; memory is checked with the shared tier until it is back", nil)
 		}
 		return
 	}
@@ -181,35 +178,15 @@ func (s *shared) forget(reading string) bool {
 	return ok
 }
 
-var errNoAnswer = errors.New("cache: the shared tier does not answer")
-
-const (
-	// After so many failures in a row the remote is left alone, but for one call at a time, so long after the last.
-	toleratedFailures = 3
-	probeEvery        = 100 * time.Millisecond
-)
-
-// call asks the remote, within the time it is given.
+// call asks the remote, within the time it is given. Whether it is worth asking at all is for the Remote to know: rediscache's
+// client stops asking a server that answers nobody.
 func (s *shared) call(ctx context.Context, limit time.Duration, ask func(context.Context) error) error {
-	if s.failures.Load() >= toleratedFailures {
-		now, next := s.clock.now(), s.probe.Load()
-		if now < next || !s.probe.CompareAndSwap(next, now+int64(limit+probeEvery)) {
-			return errNoAnswer
-		}
-	}
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := ask(limited)
-	switch {
-	case err == nil:
-		s.failures.Store(0)
-	case ctx.Err() != nil: // says nothing of the remote
-	default:
+	if err != nil && ctx.Err() == nil { // else it says nothing of the remote
 		s.counters.remoteErrors.Add(1)
-		s.probe.Store(s.clock.now() + int64(probeEvery))
-		if s.failures.Add(1) == toleratedFailures {
-			s.warn(0, "cache: the shared tier does not answer", err)
-		}
+		s.warn(warnAnswer, "cache: the shared tier did not answer", err)
 	}
 	return err
 }
@@ -237,6 +214,15 @@ func (s *shared) sleep(d time.Duration) {
 	case <-s.ctx.Done():
 	}
 }
+
+// Kinds of warnings.
+const (
+	warnListen = iota
+	warnLost
+	warnAnswer
+	warnUnshared
+	warnKinds
+)
 
 // warn logs at most once in ten seconds for each kind.
 func (s *shared) warn(kind int, text string, err error) {

@@ -327,7 +327,7 @@ func TestRemoteDown(t *testing.T) {
 		read(b, 1, 0)
 		read(b, 2, 0)
 
-		// a hangs: misses cost the budget, and after a few nothing.
+		// a hangs: misses cost the budget.
 		na.set(func(n *fakeNode) { n.hang, n.down = true, true })
 		if took := read(a, 1, 0); took != 0 {
 			t.Errorf("a hit took %v", took)
@@ -335,13 +335,6 @@ func TestRemoteDown(t *testing.T) {
 		if took := read(a, 2, 0); took > 250*time.Millisecond {
 			t.Errorf("a miss took %v, beyond the budget", took)
 		}
-		for key := 3; key < 6; key++ {
-			read(a, key, 0)
-		}
-		if took := read(a, 7, 0); took != 0 {
-			t.Errorf("a miss took %v though the remote has failed four times in a row", took)
-		}
-
 		// An invalidation that cannot be sent holds here at once.
 		o.values[1].Store(5)
 		scope, _ := causal.Begin(t.Context())
@@ -695,16 +688,5 @@ func TestGetManyShares(t *testing.T) {
 				t.Errorf("key %d was loaded %d times", k, n)
 			}
 		}
-	})
-}
-
-func TestIntervalsShared(t *testing.T) {
-	checkIntervals(t, 20, 3, 40, func(t *testing.T, load func(context.Context, int) (int, error)) []*cache.Cache[int, int] {
-		store := newFakeStore()
-		var nodes []*cache.Cache[int, int]
-		for range 3 {
-			nodes = append(nodes, open(t, load, cache.Options[int, int]{Remote: store.node(), RemoteTimeout: backstop}))
-		}
-		return nodes
 	})
 }

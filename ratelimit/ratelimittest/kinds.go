@@ -127,7 +127,8 @@ func quotaIsNew(ctx context.Context, s ratelimit.Store) error {
 	}
 	ahead := int(d.ResetAfter / time.Second) // until midnight there
 	zone := time.FixedZone("midnight", ahead-2)
-	c := newClient(ctx, s, ratelimit.Calendar(2, ratelimit.Day, zone))
+	// Beside a rate, whose state outlives the day.
+	c := newClient(ctx, s, ratelimit.Calendar(2, ratelimit.Day, zone).And(slow(100)))
 	begin := time.Now()
 	if d, err = c.take(2); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,4 +154,50 @@ func TestGapBreakerInsideItsListener(t *testing.T) {
 	if len(seen) != 2 || seen[0] != Open || seen[1] != Open {
 		t.Errorf("%v", seen)
 	}
+}
+
+// store is the shared one of gobreaker's distributed breaker.
+type store struct {
+	sync.Mutex
+	data map[string][]byte
+}
+
+func (s *store) Lock(string) error                      { s.Mutex.Lock(); return nil }
+func (s *store) Unlock(string) error                    { s.Mutex.Unlock(); return nil }
+func (s *store) GetData(name string) ([]byte, error)    { return s.data[name], nil }
+func (s *store) SetData(name string, data []byte) error { s.data[name] = data; return nil }
+
+// gobreaker's distributed breaker holds the lock of its store during the call, so that the calls of a whole fleet wait for each
+// other. A Breaker shares nothing and holds nothing.
+func TestGapCallsOneAfterTheOther(t *testing.T) {
+	s := &store{data: map[string][]byte{}}
+	dcb, err := gobreaker.NewDistributedCircuitBreaker[int](s, gobreaker.Settings{Name: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := false
+	if _, err := dcb.Execute(func() (int, error) {
+		if held = !s.TryLock(); !held {
+			s.Mutex.Unlock()
+		}
+		return 0, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !held {
+		t.Error("gobreaker's distributed breaker lets go of its lock now")
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		b := newTest(t, Options{})
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { do(b, 1, time.Second, nil) })
+		}
+		wg.Wait()
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("100 calls of a second took %v", took)
+		}
+	})
 }
