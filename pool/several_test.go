@@ -182,7 +182,7 @@ func TestNoPositions(t *testing.T) {
 			return db.AcquireFunc(ctx, func(c *pgxpool.Conn) error { _, err := c.Exec(ctx, "update t set n = 3"); return err })
 		},
 	} {
-		ctx, scope = causal.Begin(t.Context())
+		ctx, _ = causal.Begin(t.Context())
 		before := db.Stats().ReadsPrimary
 		began := time.Now()
 		if err := write(); err != nil {
