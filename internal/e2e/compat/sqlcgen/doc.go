@@ -1,0 +1,2 @@
+// Package sqlcgen is code that sqlc generated, as an application would have it.
+package sqlcgen
