@@ -202,7 +202,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options, err := unit.Deserialize(bytes.NewReader(content))
+	options, err := unit.DeserializeOptions(bytes.NewReader(content))
 	if err != nil {
 		t.Fatal(err)
 	}
