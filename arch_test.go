@@ -57,7 +57,7 @@ var rules = map[string][]string{
 		"github.com/coreos/go-systemd/v22/activation",
 		"github.com/coreos/go-systemd/v22/daemon",
 	}),
-	"./cluster/clusterctl": join(common, []string{"./cluster", "./cluster/internal/...", "github.com/urfave/cli/v3"}),
+	"./cluster/clusterctl": join(common, xsys, []string{"./cluster", "./cluster/internal/...", "github.com/urfave/cli/v3"}),
 
 	// scale meets cluster only in internal/process.
 	"./scale":           join(common, causal, []string{"./scale/drain", "./scale/breaker", "./scale/overload", "./scale/retry", "./scale/offload"}),
