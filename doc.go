@@ -34,7 +34,9 @@
 //	fewer queries, no stampedes                     cache, cache/rediscache
 //	any process serves any request                  session, session/redissession
 //	a limit a client, over the fleet                ratelimit, ratelimit/redislimit
+//	several databases by key                        pool/shard
 //	more load than capacity                         scale/overload
+//	heavy computing beside light requests           scale/offload
 //	a dependency that is slow or down               scale/breaker, scale/retry
 //	one checked Redis client for all of them        scale/redisconn
 //	read your writes with a store of your own       pool/causal
