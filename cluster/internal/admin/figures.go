@@ -130,7 +130,7 @@ const (
 type point struct {
 	at                                       time.Time
 	rps, p50, p99, errors, saturation, hits  float64 // errors, saturation and hits are shares
-	inFlight, connections, refused, replicas float64
+	inFlight, connections, refused           float64
 	cpu                                      float64 // processors
 	memory                                   float64 // bytes
 }
