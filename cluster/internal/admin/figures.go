@@ -128,11 +128,11 @@ const (
 
 // point is a moment of the golden figures. NaN means that there is nothing to tell.
 type point struct {
-	at                                       time.Time
-	rps, p50, p99, errors, saturation, hits  float64 // errors, saturation and hits are shares
-	inFlight, connections, refused           float64
-	cpu                                      float64 // processors
-	memory                                   float64 // bytes
+	at                                      time.Time
+	rps, p50, p99, errors, saturation, hits float64 // errors, saturation and hits are shares
+	inFlight, connections, refused          float64
+	cpu                                     float64 // processors
+	memory                                  float64 // bytes
 }
 
 func newPoint(now Snapshot, f figures) point {
