@@ -76,6 +76,7 @@ func TestMaxValueSize(t *testing.T) {
 	load := func(context.Context, int) (string, error) { loads++; return big, nil }
 	options := cache.Options[int, string]{Remote: store.node(), RemoteTimeout: patient, Codec: raw{}, MaxValueSize: 1999}
 	c := open(t, load, options)
+	connected(t, c) // what is in memory only would be loaded again
 	for range 3 {
 		got, err := c.Get(t.Context(), 1)
 		want(t, got, err, big)

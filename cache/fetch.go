@@ -178,7 +178,7 @@ func (c *Cache[K, V]) ask(ctx context.Context, calls []*call[K, V], lease bool) 
 			}
 			asks[i].Lease, asks[i].Hold, asks[i].Instead = cl.lease, leaseHold, cl.instead
 		}
-		if cl.before == nil || c.clock.now() >= cl.before.dead {
+		if b := cl.before.Load(); b == nil || c.clock.now() >= b.dead {
 			limit = c.options.RemoteTimeout
 		}
 	}
@@ -197,7 +197,7 @@ func (c *Cache[K, V]) settle(cl *call[K, V], r Record) bool {
 	if r.ID == "" || cl.need.blind {
 		return false
 	}
-	b := cl.before
+	b := cl.before.Load()
 	if cl.early && b != nil && b.rest().id == r.ID {
 		return false // it is to be replaced
 	}
@@ -227,7 +227,7 @@ func (c *Cache[K, V]) settle(cl *call[K, V], r Record) bool {
 // entryOf makes an entry of a record, or of what memory held if it is the same.
 func (c *Cache[K, V]) entryOf(cl *call[K, V], r Record) *entry[V] {
 	e := c.newEntry(cl)
-	b := cl.before
+	b := cl.before.Load()
 	same := b != nil && b.rest().id == r.ID
 	if same {
 		e.value, e.more = b.value, &more{id: r.ID, birth: cl.known, heard: b.more.heard, token: b.more.token, marks: b.more.marks}
@@ -242,9 +242,7 @@ func (c *Cache[K, V]) entryOf(cl *call[K, V], r Record) *entry[V] {
 	}
 	if r.Stamp > e.more.heard || c.shared.pending.hasTag(r.Tags) { // one of its tags was invalidated
 		if same {
-			cl.shard.mu.Lock()
-			cl.before = nil
-			cl.shard.mu.Unlock()
+			cl.before.Store(nil)
 		}
 		return nil
 	}
@@ -283,9 +281,10 @@ func (c *Cache[K, V]) newEntry(cl *call[K, V]) *entry[V] {
 func (c *Cache[K, V]) underLoss(load, calls []*call[K, V]) ([]*call[K, V], func()) {
 	places := int64(0)
 	for _, cl := range calls {
+		b := c.spareable(cl)
 		switch {
 		case c.unverified(cl):
-		case !c.spareable(cl):
+		case b == nil:
 			load = append(load, cl)
 		case c.lossLoads.Add(1) <= maxLossLoads:
 			places++
@@ -293,22 +292,25 @@ func (c *Cache[K, V]) underLoss(load, calls []*call[K, V]) ([]*call[K, V], func(
 		default:
 			c.lossLoads.Add(-1)
 			c.counters.unverified.Add(1)
-			c.finish(cl, outcome[V]{entry: cl.before, err: cl.before.err(), stale: true}, nil)
+			c.finish(cl, outcome[V]{entry: b, err: b.err(), stale: true}, nil)
 		}
 	}
 	return load, func() { c.lossLoads.Add(-places) }
 }
 
-// spareable says whether memory has something for a call that may be served if need be.
-func (c *Cache[K, V]) spareable(cl *call[K, V]) bool {
-	b := cl.before
-	return b != nil && !cl.need.ahead() && !b.nameless() && c.clock.now() < b.dead
+// spareable is what memory has for a call, if it may be served if need be.
+func (c *Cache[K, V]) spareable(cl *call[K, V]) *entry[V] {
+	b := cl.before.Load()
+	if b == nil || cl.need.ahead() || b.nameless() || c.clock.now() >= b.dead {
+		return nil
+	}
+	return b
 }
 
 // unverified ends a call with what memory has, where the shared tier cannot be asked and the connection was lost so lately
 // that it may be trusted without.
 func (c *Cache[K, V]) unverified(cl *call[K, V]) bool {
-	b, now := cl.before, c.clock.now()
+	b, now := cl.before.Load(), c.clock.now()
 	if b == nil || cl.early || cl.need.ahead() || b.nameless() || now-cl.link.lostAt > int64(c.options.DisconnectedTTL) || now >= b.revalidate {
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -80,13 +81,16 @@ type call[K comparable, V any] struct {
 	begun bool
 	need  need
 	over  bool
+	loads bool    // the origin is asked, or is about to be
+	asked *string // with the demands of this token
 
 	// Written when it begins, under the lock, and only read then.
 	gen    uint32
 	since  uint64
 	link   link
-	known  string
-	before *entry[V] // what memory holds, if it is valid
+	known  string                   // a reading of the clock
+	heard  string                   // one up to which all was heard
+	before atomic.Pointer[entry[V]] // what memory holds, if it is valid; an invalidation may take it away
 	start  int64
 
 	behind  bool // nobody waits: a revalidation
@@ -238,7 +242,7 @@ func (c *Cache[K, V]) overdue(cl *call[K, V], cause error) outcome[V] {
 func (c *Cache[K, V]) spare(cl *call[K, V]) *entry[V] {
 	e := cl.spare
 	if e == nil {
-		e = cl.before
+		e = cl.before.Load()
 	}
 	if e == nil && !cl.begun {
 		e = c.memory.get(cl.key)
@@ -280,9 +284,10 @@ func (c *Cache[K, V]) begin(cl *call[K, V], wait bool) error {
 	if s := c.shared; s != nil {
 		cl.link = *s.link.Load()
 		cl.known = max(*s.known.Load(), cl.need.bound)
+		cl.heard = s.heard(&cl.link)
 	}
 	if e := c.memory.get(cl.key); e != nil && c.valid(e) {
-		cl.before = e
+		cl.before.Store(e)
 	}
 	return nil
 }

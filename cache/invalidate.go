@@ -60,7 +60,7 @@ func (c *Cache[K, V]) invalidate(ctx context.Context, w what, drop func()) error
 	ctx = context.WithoutCancel(ctx)
 	scope := causal.From(ctx)
 	token := without(written(ctx, scope), isClock)
-	c.evict(w, token)
+	c.evict(w, token, "")
 	drop()
 	s := c.shared
 	if s == nil {
@@ -77,21 +77,22 @@ func (c *Cache[K, V]) invalidate(ctx context.Context, w what, drop func()) error
 			continue
 		}
 		s.pending.took(s.clock.now(), part, token)
-		c.evict(part, "")
+		c.evict(part, "", reading)
 		s.remember(reading)
 		domain.Wrote(reading)
 	}
 	if failed != nil {
-		c.evict(w, token)
+		c.evict(w, token, "")
 		drop()
 		return queued(c.name, failed)
 	}
 	return nil
 }
 
-// evict makes useless every value of w whose load has begun, and the flights of its keys un-joinable. Flights that may bring a
-// value with a tag are joined, and left again if they do.
-func (c *Cache[K, V]) evict(w what, token string) {
+// evict makes useless every value of w whose load has begun, and the flights of its keys un-joinable; but not a load that knew of
+// the invalidation, which had this reading, before it began. Flights that may bring a value with a tag are joined, and left again
+// if they do.
+func (c *Cache[K, V]) evict(w what, token, reading string) {
 	now := c.clock.now()
 	if len(w.tags) > 0 || w.all {
 		c.tokens.addToEvery(token, now)
@@ -99,23 +100,46 @@ func (c *Cache[K, V]) evict(w what, token string) {
 	}
 	for _, name := range w.keys {
 		c.tokens.add(name, token, now)
-		c.evictKey(name, now)
+		c.evictKey(name, now, token, reading)
 	}
 }
 
-func (c *Cache[K, V]) evictKey(name string, now int64) {
+func (c *Cache[K, V]) evictKey(name string, now int64, token, reading string) {
 	slot, hash := c.fences.of(name)
 	sh := c.shardOf(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	st := sh.keys[name]
+	if st != nil && st.current != nil && st.current.knows(token, reading) {
+		// The message is late. Moving the fence would have this load refused, and begun again elsewhere.
+		cl := st.current
+		if e := c.memory.get(cl.key); e != nil && e.rest().birth < reading {
+			c.memory.remove(cl.key)
+		}
+		if b := cl.before.Load(); b != nil && b.rest().birth < reading {
+			cl.before.Store(nil)
+		}
+		return
+	}
 	slot.move()
-	if st := sh.keys[name]; st != nil {
+	if st != nil {
 		if st.current != nil && st.current.begun {
 			sh.detach(name, st)
 		}
 		st.failed, st.err, st.until = 0, nil, 0
 		sh.tidy(name, st, now)
 	}
+}
+
+// knows says whether a call began after an invalidation, and reads nothing that is behind its token. The shard's lock is held.
+func (cl *call[K, V]) knows(token, reading string) bool {
+	if !cl.begun || reading == "" || cl.known < reading {
+		return false
+	}
+	if token == "" || !cl.loads { // a load that begins later will find the token
+		return true
+	}
+	return cl.asked != nil && merged(*cl.asked, token) == *cl.asked
 }
 
 // what is what an invalidation is about: keys, tags, or everything.

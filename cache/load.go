@@ -99,6 +99,13 @@ type loaded[K comparable, V any] struct {
 func (c *Cache[K, V]) beginLoad(ctx context.Context, calls []*call[K, V]) (l origin) {
 	l.start = c.clock.now()
 	l.ctx, l.scope = causal.Begin(ctx)
+	if c.shared != nil {
+		for _, cl := range calls {
+			cl.shard.mu.Lock()
+			cl.loads = true
+			cl.shard.mu.Unlock()
+		}
+	}
 	token := ""
 	for _, cl := range calls {
 		if t := c.tokens.of(cl.name); t != "" || cl.token != "" || cl.need.token != "" {
@@ -113,6 +120,11 @@ func (c *Cache[K, V]) beginLoad(ctx context.Context, calls []*call[K, V]) (l ori
 		l.distrusted = true
 	}
 	if c.shared != nil {
+		for _, cl := range calls {
+			cl.shard.mu.Lock()
+			cl.asked = &token
+			cl.shard.mu.Unlock()
+		}
 		l.renewed = c.renew(ctx, calls)
 	}
 	c.counters.loads.Add(uint64(len(calls)))
@@ -202,7 +214,7 @@ func (c *Cache[K, V]) value(l *origin, r *loaded[K, V]) {
 	switch {
 	case r.err == nil && !r.absent:
 	case r.absent || c.options.NotFound != nil && c.options.NotFound(r.err):
-		e.absent, e.more = true, &more{err: r.err, token: l.at, birth: cl.link.at, heard: cl.link.at}
+		e.absent, e.more = true, &more{err: r.err, token: l.at, birth: cl.link.at, heard: cl.heard}
 		e.fresh = l.start + int64(max(c.options.NegativeTTL, 0))
 		e.early, e.revalidate, e.dead = e.fresh, e.fresh, e.fresh
 		r.entry = e
@@ -217,7 +229,7 @@ func (c *Cache[K, V]) value(l *origin, r *loaded[K, V]) {
 	}
 	r.entry, e.value = e, r.value
 	if l.at != nil || meta.Tags != nil || c.shared != nil {
-		e.more = &more{token: l.at, birth: cl.link.at, heard: cl.link.at, marks: c.stamps.marks(meta.Tags)}
+		e.more = &more{token: l.at, birth: cl.link.at, heard: cl.heard, marks: c.stamps.marks(meta.Tags)}
 		e.tagged = e.more.marks != nil
 	}
 	if meta.TTL < 0 {
@@ -240,8 +252,8 @@ func (c *Cache[K, V]) value(l *origin, r *loaded[K, V]) {
 	}
 	left := kept - time.Duration(c.clock.now()-l.start)
 	if env, ok := c.seal(r.value); ok && left >= time.Millisecond {
-		env.schema, env.fresh, env.kept, env.took, env.heard, env.token = c.schema, ttl, kept, time.Duration(l.took), cl.link.at, l.token
-		r.fill = Fill{Data: env.seal(), TTL: left, Tags: meta.Tags, Heard: cl.link.at}
+		env.schema, env.fresh, env.kept, env.took, env.heard, env.token = c.schema, ttl, kept, time.Duration(l.took), cl.heard, l.token
+		r.fill = Fill{Data: env.seal(), TTL: left, Tags: meta.Tags, Heard: cl.heard}
 	}
 }
 

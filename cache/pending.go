@@ -181,7 +181,7 @@ func (s *shared) send() {
 				continue
 			}
 			pause = 50 * time.Millisecond
-			s.evict(w, "")
+			s.evict(w, "", reading)
 			s.remember(reading)
 			s.pending.took(s.clock.now(), w, token)
 			s.pending.done(w, last)

@@ -28,7 +28,7 @@ type shared struct {
 	clock        *clock
 	log          *slog.Logger
 	counters     *counters
-	evict        func(w what, token string)
+	evict        func(w what, token, reading string)
 	demand       func(token string) // of every load from now on
 	stampTTL     time.Duration
 	ctx          context.Context // ends at Close
@@ -138,7 +138,7 @@ func (s *shared) handle(ev Event) {
 		s.demand(inv.Token)
 	case own && s.forget(reading):
 	default:
-		s.evict(w, inv.Token)
+		s.evict(w, inv.Token, reading)
 		if !own {
 			s.counters.heard.Add(uint64(w.len()))
 		}
@@ -168,6 +168,24 @@ func (s *shared) remember(reading string) {
 		clear(s.own)
 	}
 	s.own[reading] = struct{}{}
+}
+
+// heard is the reading up to which all invalidations are known here: those heard, and own ones right after them, whose messages
+// are still under way.
+func (s *shared) heard(l *link) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.own) == 0 || l.at == "" {
+		return l.at
+	}
+	at := l.at
+	for n := l.n + 1; ; n++ {
+		next := readingOf(l.incarnation, n)
+		if _, ok := s.own[next]; !ok {
+			return at
+		}
+		at = next
+	}
 }
 
 func (s *shared) forget(reading string) bool {

@@ -690,3 +690,55 @@ func TestGetManyShares(t *testing.T) {
 		}
 	})
 }
+
+// The message of an invalidation that a load knew of before it began, from its reader's scope, comes while it runs. The load is
+// as good as if it had come before: it is stored, and nobody loads again. Not so if there was a later one.
+func TestLateMessageSparesTheLoad(t *testing.T) {
+	for name, behind := range map[string]bool{"spared": false, "a later one": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, g := newFakeStore(), newGate()
+				nb := store.node()
+				a := open(t, func(context.Context, int) (int, error) { return 1, nil }, cache.Options[int, int]{Remote: store.node()})
+				b := open(t, g.load, cache.Options[int, int]{Remote: nb})
+				synctest.Wait()
+				go func() { <-g.begun; g.open <- nil }()
+				got, err := b.Get(t.Context(), 1) // in b's memory, older
+				want(t, got, err, 1001)
+				release := nb.hold()
+				ctx, _ := causal.Begin(t.Context())
+				if err := a.Invalidate(ctx, 1); err != nil {
+					t.Fatal(err)
+				}
+				if behind { // one which the reader's scope does not have
+					other, written := causal.Begin(t.Context())
+					written.Domain("db1").Wrote("0005")
+					if err := a.Invalidate(other, 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				values := make(chan int, 1)
+				go func() {
+					v, _ := b.Get(ctx, 1)
+					values <- v
+				}()
+				<-g.begun
+				release()
+				synctest.Wait()
+				g.open <- nil
+				if v := <-values; v != 1002 {
+					t.Errorf("got %d", v)
+				}
+				synctest.Wait()
+				refused := b.Stats().Refused
+				if (refused > 0) != behind {
+					t.Errorf("stats: %+v", b.Stats())
+				}
+				if !behind {
+					got, err := b.Get(t.Context(), 1)
+					want(t, got, err, 1002)
+				}
+			})
+		})
+	}
+}

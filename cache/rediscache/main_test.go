@@ -18,9 +18,16 @@ var server = testenv.Share(func(ctx context.Context) (*testenv.Redis, error) {
 	return testenv.StartRedis(ctx, testenv.RedisOptions{})
 })
 
+var cluster = testenv.Share(func(ctx context.Context) (*testenv.RedisCluster, error) {
+	return testenv.StartRedisCluster(ctx, testenv.RedisOptions{})
+})
+
 func TestMain(m *testing.M) {
 	logging.Disable() // go-redis reports each failed dial
-	os.Exit(testenv.Main(m.Run, server))
+	if spec := os.Getenv(childEnv); spec != "" {
+		os.Exit(child(spec))
+	}
+	os.Exit(testenv.Main(m.Run, server, cluster))
 }
 
 func redisServer(t *testing.T) *testenv.Redis {
@@ -43,16 +50,23 @@ func open(t *testing.T, url string) *redisconn.Client {
 	return c
 }
 
-func TestConformance(t *testing.T) {
-	url := redisServer(t).URL()
-	cachetest.Run(t, func(t *testing.T) cache.Remote { return rediscache.New(open(t, url)) })
-}
-
-func TestConformanceCluster(t *testing.T) {
-	cluster, err := testenv.StartRedisCluster(t.Context(), testenv.RedisOptions{})
+func redisCluster(t *testing.T) *testenv.RedisCluster {
+	t.Helper()
+	c, err := cluster.Get()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cluster.Close() })
-	cachetest.Run(t, func(t *testing.T) cache.Remote { return rediscache.New(open(t, cluster.URL())) })
+	return c
+}
+
+// onEach runs a test on a single server and on a Cluster of three.
+func onEach(t *testing.T, test func(t *testing.T, url string)) {
+	t.Run("single", func(t *testing.T) { test(t, redisServer(t).URL()) })
+	t.Run("cluster", func(t *testing.T) { test(t, redisCluster(t).URL()) })
+}
+
+func TestConformance(t *testing.T) {
+	onEach(t, func(t *testing.T, url string) {
+		cachetest.Run(t, func(t *testing.T) cache.Remote { return rediscache.New(open(t, url)) })
+	})
 }

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/fairlead/fairlead/cache"
 	"github.com/fairlead/fairlead/cache/rediscache"
 	"github.com/fairlead/fairlead/internal/testenv"
@@ -99,8 +97,10 @@ func (o *counter) load(_ context.Context, key int) (int, error) {
 	return int(o.values[key].Load()), nil
 }
 
-func TestOneLoadOverTheFleet(t *testing.T) {
-	url, name := redisServer(t).URL(), unique()
+func TestOneLoadOverTheFleet(t *testing.T) { onEach(t, oneLoadOverTheFleet) }
+
+func oneLoadOverTheFleet(t *testing.T, url string) {
+	name := unique()
 	var loads atomic.Int64
 	var started sync.WaitGroup
 	started.Add(2)
@@ -145,8 +145,10 @@ func TestOneLoadOverTheFleet(t *testing.T) {
 }
 
 // 500 keys at once, cold, over two processes: each is loaded once.
-func TestManyKeysAreLoadedOnce(t *testing.T) {
-	url, name := redisServer(t).URL(), unique()
+func TestManyKeysAreLoadedOnce(t *testing.T) { onEach(t, manyKeysAreLoadedOnce) }
+
+func manyKeysAreLoadedOnce(t *testing.T, url string) {
+	name := unique()
 	var loads [500]atomic.Int64
 	load := func(_ context.Context, key int) (int, error) {
 		loads[key].Add(1)
@@ -179,103 +181,6 @@ func TestManyKeysAreLoadedOnce(t *testing.T) {
 			t.Errorf("key %d was loaded %d times", key, n)
 		}
 	}
-}
-
-// Who wrote reads it on another process whose messages are late; others do not.
-func TestOwnWritesWithTheBusDelayed(t *testing.T) {
-	const pairs = 2000
-	server, name, o := redisServer(t), unique(), new(counter)
-	p, busURL := proxied(t, server)
-	a := node(t, name, server.URL(), o.load, cache.Options[int, int]{})
-	remote := twoWays{rediscache.New(open(t, server.URL())), rediscache.New(open(t, busURL))}
-	b, err := cache.New(name, o.load, cache.Options[int, int]{Remote: remote, RemoteTimeout: backstop, Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	connected(t, a, b)
-	p.SetDelay(0, 500*time.Millisecond)
-
-	stale := 0
-	for i := range pairs {
-		key := i % len(o.values)
-		b.Get(t.Context(), key)
-		version := int(o.values[key].Add(1))
-		ctx, _ := causal.Begin(t.Context())
-		if err := a.Invalidate(ctx, key); err != nil {
-			t.Fatal(err)
-		}
-		token, err := causal.Token(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := b.Get(t.Context(), key); err != nil {
-			t.Fatal(err)
-		} else if got != version {
-			stale++
-		}
-		next, err := causal.AtLeast(t.Context(), token) // the writer's next request
-		if err != nil {
-			t.Fatal(err)
-		}
-		want(t, b, next, key, version)
-	}
-	s := b.Stats()
-	t.Logf("without the token %d of %d reads were stale; with it none, and %d of them passed memory by", stale, pairs, s.OwnWrites)
-	if stale < pairs/10 {
-		t.Errorf("without the token only %d of %d reads were stale: this test tests nothing", stale, pairs)
-	}
-	if s.OwnWrites > pairs {
-		t.Errorf("%d reads passed memory by, more than the writer's %d", s.OwnWrites, pairs)
-	}
-}
-
-func TestRestartedEmpty(t *testing.T) {
-	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	name, o := unique(), new(counter)
-	options := cache.Options[int, int]{RemoteTimeout: 5 * time.Second}
-	a := node(t, name, server.URL(), o.load, options)
-	b := node(t, name, server.URL(), o.load, options)
-	connected(t, a, b)
-	want(t, a, t.Context(), 1, 0)
-	want(t, b, t.Context(), 1, 0)
-	server.Kill()
-	eventually(t, "both notice", func() bool { return !a.Stats().Connected && !b.Stats().Connected })
-
-	// Without Redis: hits, misses, and an invalidation that is kept for later.
-	want(t, a, t.Context(), 1, 0)
-	want(t, a, t.Context(), 2, 0)
-	o.values[1].Store(1)
-	ctx, _ := causal.Begin(t.Context())
-	if err := a.Invalidate(ctx, 1); err == nil {
-		t.Error("Invalidate says that Redis confirmed")
-	}
-	want(t, a, ctx, 1, 1)
-	want(t, b, ctx, 1, 1) // who wrote it, elsewhere
-
-	if err := server.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "both are back and all is sent", func() bool {
-		return a.Stats().Connected && b.Stats().Connected && a.Stats().Pending == 0
-	})
-	want(t, a, t.Context(), 1, 1)
-	eventually(t, "the others see it", func() bool {
-		got, err := b.Get(t.Context(), 1)
-		return err == nil && got == 1
-	})
-	o.values[2].Store(5)
-	if err := b.Invalidate(t.Context(), 2); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the bus works again", func() bool {
-		got, err := a.Get(t.Context(), 2)
-		return err == nil && got == 5
-	})
 }
 
 // deaf is a Remote of a process that hears nothing. It counts renewals of leases.
@@ -343,128 +248,11 @@ func TestRenewalAfterInvalidation(t *testing.T) {
 	}
 }
 
-// A server that restarts with the clock it had may have lost what came after: it counts anew.
-func TestRestartBeginsAnIncarnation(t *testing.T) {
-	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{Settings: map[string]string{"appendonly": "yes", "appendfsync": "always"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	r := rediscache.New(open(t, server.URL()))
-	invalidate := func() (ev cache.Event) {
-		eventually(t, "Redis answers", func() bool {
-			ev, err = r.Invalidate(t.Context(), "restarted", cache.Invalidation{Keys: []string{"k"}})
-			return err == nil
-		})
-		return ev
-	}
-	invalidate()
-	before := invalidate()
-	server.Kill()
-	if err := server.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	after := invalidate()
-	if before.N < 2 || after.Incarnation <= before.Incarnation || len(after.Incarnation) != len(before.Incarnation) || after.N >= before.N {
-		t.Errorf("the clock went from %+v to %+v", before, after)
-	}
-	if again := invalidate(); again.Incarnation != after.Incarnation || again.N != after.N+1 {
-		t.Errorf("the clock went from %+v to %+v", after, again)
-	}
-}
-
-// Killing the connection that messages come by loses messages, and the cache notices.
-func TestBusConnectionKilled(t *testing.T) {
-	server, name, o := redisServer(t), unique(), new(counter)
-	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-	t.Cleanup(func() { client.Close() })
-	a := node(t, name, server.URL(), o.load, cache.Options[int, int]{TTL: time.Hour})
-	b := node(t, name, server.URL(), o.load, cache.Options[int, int]{TTL: time.Hour})
-	connected(t, a, b)
-	for round := range 20 {
-		want(t, b, t.Context(), 1, round)
-		losses := b.Stats().Losses
-		killed, err := client.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub").Int()
-		if err != nil || killed == 0 {
-			t.Fatal(killed, err)
-		}
-		o.values[1].Add(1)
-		if err := a.Invalidate(t.Context(), 1); err != nil { // published while nobody listens
-			t.Fatal(err)
-		}
-		eventually(t, "the loss is noticed and made good", func() bool { return b.Stats().Losses > losses && b.Stats().Connected })
-		want(t, b, t.Context(), 1, round+1)
-		connected(t, a)
-	}
-}
-
-// A connection that swallows everything gives no error; the beacon is missed.
-func TestBusHalfOpen(t *testing.T) {
-	server, name, o := redisServer(t), unique(), new(counter)
-	p, busURL := proxied(t, server)
-	a := node(t, name, server.URL(), o.load, cache.Options[int, int]{TTL: time.Hour})
-	remote := twoWays{rediscache.New(open(t, server.URL())), rediscache.New(open(t, busURL))}
-	b, err := cache.New(name, o.load, cache.Options[int, int]{Remote: remote, RemoteTimeout: backstop, TTL: time.Hour, Logger: quiet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	connected(t, a, b)
-	want(t, b, t.Context(), 1, 0)
-	p.BlackHole(true)
-	o.values[1].Store(1)
-	if err := a.Invalidate(t.Context(), 1); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := b.Get(t.Context(), 1); err != nil || got != 0 && b.Stats().Connected {
-		t.Errorf("got %d, %v before the silence could be noticed: it is not one", got, err)
-	}
-	eventually(t, "the silence is noticed", func() bool { return !b.Stats().Connected })
-	want(t, b, t.Context(), 1, 1) // Redis is asked first
-	p.BlackHole(false)
-	p.Cut()
-	connected(t, b)
-}
-
-func TestForgottenScriptsAndFlush(t *testing.T) {
-	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-	t.Cleanup(func() { client.Close() })
-	name, o := unique(), new(counter)
-	a := node(t, name, server.URL(), o.load, cache.Options[int, int]{})
-	b := node(t, name, server.URL(), o.load, cache.Options[int, int]{})
-	connected(t, a, b)
-	for i := range 5 {
-		want(t, a, t.Context(), 1, i)
-		want(t, b, t.Context(), 1, i)
-		if i%2 == 0 {
-			if err := client.FlushAll(t.Context()).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := client.ScriptFlush(t.Context()).Err(); err != nil {
-			t.Fatal(err)
-		}
-		o.values[1].Add(1)
-		ctx, _ := causal.Begin(t.Context())
-		if err := a.Invalidate(ctx, 1); err != nil {
-			t.Fatal(err)
-		}
-		want(t, b, ctx, 1, i+1)
-		eventually(t, "others see it", func() bool {
-			got, err := b.Get(t.Context(), 1)
-			return err == nil && got == i+1
-		})
-	}
-}
-
 // A fill that was under way when its key was invalidated is refused by Redis.
-func TestStaleFillIsRefused(t *testing.T) {
-	url, name := redisServer(t).URL(), unique()
+func TestStaleFillIsRefused(t *testing.T) { onEach(t, staleFillIsRefused) }
+
+func staleFillIsRefused(t *testing.T, url string) {
+	name := unique()
 	var version atomic.Int64
 	begun, finish := make(chan int, 1), make(chan struct{})
 	slow := func(context.Context, int) (int, error) {
@@ -506,7 +294,16 @@ func TestIntervals(t *testing.T) {
 	server := redisServer(t)
 	p, busURL := proxied(t, server)
 	p.SetDelay(0, 5*time.Millisecond)
-	const nodes, keys, steps, rounds = 3, 3, 12, 80
+	intervals(t, server.URL(), busURL, 200)
+}
+
+func TestIntervalsCluster(t *testing.T) {
+	url := redisCluster(t).URL()
+	intervals(t, url, url, 50)
+}
+
+func intervals(t *testing.T, url, busURL string, rounds int) {
+	const nodes, keys, steps = 3, 3, 12
 	o := new(counter)
 	slow := func(ctx context.Context, key int) (int, error) {
 		for range mathrand.IntN(3) {
@@ -521,7 +318,7 @@ func TestIntervals(t *testing.T) {
 	name := unique()
 	var caches []*cache.Cache[int, int]
 	for range nodes {
-		remote := twoWays{rediscache.New(open(t, server.URL())), rediscache.New(open(t, busURL))}
+		remote := twoWays{rediscache.New(open(t, url)), rediscache.New(open(t, busURL))}
 		c, err := cache.New(name, slow, cache.Options[int, int]{Remote: remote, RemoteTimeout: backstop, Logger: quiet})
 		if err != nil {
 			t.Fatal(err)
@@ -590,8 +387,10 @@ func TestIntervals(t *testing.T) {
 }
 
 // What a key's text is made of does not matter.
-func TestHostileKeys(t *testing.T) {
-	url, name := redisServer(t).URL(), unique()
+func TestHostileKeys(t *testing.T) { onEach(t, hostileKeys) }
+
+func hostileKeys(t *testing.T, url string) {
+	name := unique()
 	load := func(_ context.Context, key string) (string, error) { return "value of " + key, nil }
 	var nodes []*cache.Cache[string, string]
 	for range 2 {
@@ -614,4 +413,61 @@ func TestHostileKeys(t *testing.T) {
 		}
 	}
 	eventually(t, "the other heard all", func() bool { return nodes[1].Stats().Heard == 11 })
+}
+
+// Tags and everything, over processes, also one that comes later.
+func TestTags(t *testing.T) { onEach(t, tags) }
+
+func tags(t *testing.T, url string) {
+	name, o := unique(), new(counter)
+	options := cache.Options[int, int]{TTL: time.Hour, Meta: func(key, _ int) cache.Meta {
+		return cache.Meta{Tags: []string{[]string{"even", "odd"}[key%2], "n}:{\x00"}}
+	}}
+	a, b := node(t, name, url, o.load, options), node(t, name, url, o.load, options)
+	connected(t, a, b)
+	all := func(nodes []*cache.Cache[int, int], loads int64) {
+		t.Helper()
+		before := o.loads.Load()
+		for _, c := range nodes {
+			for key := range 10 {
+				eventually(t, "the value is right", func() bool {
+					got, err := c.Get(t.Context(), key)
+					return err == nil && int64(got) == o.values[key].Load()
+				})
+			}
+		}
+		if n := o.loads.Load() - before; n != loads {
+			t.Fatalf("%d loads, want %d", n, loads)
+		}
+	}
+	change := func(parity int, invalidate func() error) {
+		t.Helper()
+		for key := range 10 {
+			if parity < 0 || key%2 == parity {
+				o.values[key].Add(1)
+			}
+		}
+		if err := invalidate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := []*cache.Cache[int, int]{a, b}
+	all(both, 10)
+	all(both, 0)
+	change(0, func() error { return a.InvalidateTag(t.Context(), "even") })
+	all(both, 5)
+	change(1, func() error { return b.InvalidateTag(t.Context(), "odd", "unknown") })
+	all(both, 5)
+	change(-1, func() error { return a.InvalidateTag(t.Context(), "n}:{\x00") })
+	all(both, 10)
+	change(-1, func() error { return b.InvalidateAll(t.Context()) })
+	all(both, 10)
+	late := node(t, name, url, o.load, options)
+	connected(t, late)
+	all([]*cache.Cache[int, int]{late}, 0)
+	change(0, func() error { return a.InvalidateTag(t.Context(), "even") })
+	later := node(t, name, url, o.load, options)
+	connected(t, later)
+	all([]*cache.Cache[int, int]{later}, 5)
+	all([]*cache.Cache[int, int]{a, b, late}, 0)
 }
