@@ -22,13 +22,6 @@ type operation struct {
 	err  string // valid after done
 }
 
-// savedOperation is an operation as the next supervisor gets it.
-type savedOperation struct {
-	ID    string `json:"id"`
-	Done  bool   `json:"done"`
-	Error string `json:"error,omitempty"`
-}
-
 func newOperations() *operations { return &operations{paused: make(chan struct{})} }
 
 // begin makes an id.
@@ -90,32 +83,4 @@ func (o *operations) waiting() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.paused
-}
-
-func (o *operations) save() []savedOperation {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var saved []savedOperation
-	for _, op := range o.all {
-		s := savedOperation{ID: op.id}
-		select {
-		case <-op.done:
-			s.Done, s.Error = true, op.err
-		default:
-		}
-		saved = append(saved, s)
-	}
-	return saved
-}
-
-func restoreOperations(saved []savedOperation) *operations {
-	o := newOperations()
-	for _, s := range saved {
-		op := &operation{id: s.ID, done: make(chan struct{}), err: s.Error}
-		if s.Done {
-			close(op.done)
-		}
-		o.all = append(o.all, op)
-	}
-	return o
 }

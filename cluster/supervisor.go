@@ -180,8 +180,7 @@ func (s *supervisor) signal(sig os.Signal) {
 		s.log(slog.LevelInfo, "reload asked for by a signal", "signal", sig.String())
 		s.handle(machine.Reload{Slot: -1})
 	case sys.IsUpgrade(sig):
-		s.log(slog.LevelInfo, "upgrade asked for by a signal", "signal", sig.String())
-		s.handle(machine.Upgrade{})
+		s.log(slog.LevelWarn, errNoUpgrade.Error(), "signal", sig.String())
 	case by != 0:
 		s.log(slog.LevelInfo, "scale asked for by a signal", "signal", sig.String())
 		s.handle(machine.Scale{By: by})

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fairlead/fairlead/cluster/internal/machine"
@@ -21,7 +22,10 @@ func (s *supervisor) scale(id string, to, by int) error {
 	return s.operate(machine.Scale{Op: id, To: to, By: by})
 }
 
-func (s *supervisor) upgrade(id string) error { return s.operate(machine.Upgrade{Op: id}) }
+func (s *supervisor) upgrade(string) error { return errNoUpgrade }
+
+// errNoUpgrade is the answer of a supervisor, which cannot replace itself: its listeners and its counts would be lost.
+var errNoUpgrade = fmt.Errorf("cluster: the supervisor cannot be replaced in place; reload replaces its workers: %w", errors.ErrUnsupported)
 
 // operate has the machine start an operation, of whose outcome the operations will learn.
 func (s *supervisor) operate(m machine.Message) error {
