@@ -66,19 +66,6 @@ func (o *operations) finish(id string, err error) {
 	close(op.done)
 }
 
-// pause has everybody who waits for an outcome ask again, until resume.
-func (o *operations) pause() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	close(o.paused)
-}
-
-func (o *operations) resume() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.paused = make(chan struct{})
-}
-
 func (o *operations) waiting() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -98,7 +98,7 @@ func command(stdout io.Writer) *cli.Command {
 			},
 			{
 				Name: "upgrade", Usage: "reload, and replace the supervisor in its process too",
-				Description: "The program at its path is asked first whether it can take over.",
+				Description: "This version's supervisor refuses: restart the service to replace it; reload replaces its workers.",
 				Action: func(ctx context.Context, cmd *cli.Command) error {
 					return operate(ctx, cmd, stdout, "/v1/upgrade", arguments(cmd, 0, 0))
 				},

@@ -383,25 +383,6 @@ func (w *world) next() (int, bool) {
 	return 0, false
 }
 
-func (w *world) current(slot int) *Worker { return w.m.slots[slot].Current }
-
-// state is a slot's current worker's, or "".
-func (w *world) state(slot int) State {
-	if c := w.current(slot); c != nil {
-		return c.State
-	}
-	return ""
-}
-
-func (w *world) outcome(op string) error {
-	w.t.Helper()
-	err, ok := w.finished[op]
-	if !ok {
-		w.fatalf("operation %q has not finished", op)
-	}
-	return err
-}
-
 func (w *world) versions() string {
 	var v []int
 	for _, s := range w.m.slots {
