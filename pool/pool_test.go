@@ -173,7 +173,7 @@ func TestReadsOfThePrimaryCount(t *testing.T) {
 	}
 }
 
-// Reads without a scope go to replicas, to both of them, and none to the primary.
+// Reads without a scope go to replicas, as quick as each of them is, and none to the primary.
 func TestReplicasShareTheReads(t *testing.T) {
 	pg := shared(t)
 	db := open(t, pg, database(t, pg), pool.Options{MaxConns: 4})
@@ -184,10 +184,17 @@ func TestReplicasShareTheReads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var replicas uint64
 	for _, n := range db.Stats().Nodes {
-		if n.Role == "primary" && n.Reads != 0 || n.Role == "replica" && n.Reads < 100 {
-			t.Errorf("%s, a %s, served %d of 400", n.Name, n.Role, n.Reads)
+		if n.Role == "primary" && n.Reads != 0 {
+			t.Errorf("the primary served %d of 400", n.Reads)
 		}
+		if n.Role == "replica" {
+			replicas += n.Reads
+		}
+	}
+	if replicas != 400 {
+		t.Errorf("the replicas served %d of 400", replicas)
 	}
 }
 
