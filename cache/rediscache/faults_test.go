@@ -117,6 +117,7 @@ func TestBusConnectionKilled(t *testing.T) {
 
 // A connection that swallows everything gives no error; the beacon is missed.
 func TestBusHalfOpen(t *testing.T) {
+	t.Parallel() // it mostly waits
 	server, name, o := redisServer(t), unique(), new(counter)
 	p, busURL := proxied(t, server)
 	a := node(t, name, server.URL(), o.load, cache.Options[int, int]{TTL: time.Hour})
@@ -237,6 +238,7 @@ func TestRestartedFromOldSnapshot(t *testing.T) {
 
 // A server that is stopped answers nothing and refuses nothing.
 func TestFrozen(t *testing.T) {
+	t.Parallel() // it mostly waits
 	server, err := testenv.StartRedis(t.Context(), testenv.RedisOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -300,6 +302,7 @@ func TestFrozen(t *testing.T) {
 
 // On Cluster a server that restarts empty may have had records, leases or tokens of any key, whoever holds the clock.
 func TestShardRestart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	cluster, err := testenv.StartRedisCluster(t.Context(), testenv.RedisOptions{})
 	if err != nil {
 		t.Fatal(err)

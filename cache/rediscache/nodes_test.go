@@ -206,6 +206,7 @@ func (r deaf) Get(ctx context.Context, space string, asks []cache.Ask) ([]cache.
 
 // A load that goes on renewing its lease after another process has invalidated the key does not get it back.
 func TestRenewalAfterInvalidation(t *testing.T) {
+	t.Parallel() // it mostly waits
 	url, name, o := redisServer(t).URL(), unique(), new(counter)
 	o.values[7].Store(1)
 	var renewals atomic.Int64
