@@ -20,15 +20,30 @@
 //     not issue is never taken on.
 //   - What a handler was told is saved is saved: a change after the headers that would need them is [ErrHeadersSent], and a
 //     deferred change that fails replaces the response.
+//   - Logout everywhere is one atomic step ([Manager.RevokeUser]), and so is a limit of a user's sessions
+//     (Options.MaxSessions).
 //   - The store holds a digest of a client's token, which cannot be turned back, and users only as keyed digests.
 //
 // # When the store fails
 //
 // A call takes at most Options.StoreTimeout and fails with [ErrUnavailable]; nobody is logged out by it, since a cookie is
-// removed by Logout alone. A handler that can do without the session goes on; others answer 503.
+// removed by Logout alone. What a route does then is its own choice, by what its handler makes of the error ([Problem]
+// answers 503) or by [Manager.Outage].
+//
+// A login between two slots of a cluster is three steps. A process that dies between them costs its client at most the data
+// of the anonymous session, and 30 s in which that session's id cannot log in.
+//
+// A store that is full may drop sessions, which logs users out. redissession tells how to prevent that; Stats.Evicted shows
+// how many keys were dropped.
+//
+// # Long connections
+//
+// After Hijack, and in event streams, the session stays usable, except for what needs a cookie. [Session.Watch] tells when it
+// has ended.
 //
 // # Cookies and caches
 //
 // The cookie is __Host-session: Secure, HttpOnly, SameSite=Lax, Path=/. Cross-site requests that change something are the
-// business of http.CrossOriginProtection of the standard library.
+// business of http.CrossOriginProtection of the standard library. A service in frames of other sites sets
+// Options.Partitioned.
 package session

@@ -184,16 +184,24 @@ func TestConfirmOnCluster(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 	}
-	// The client's map of the slots is old.
+	// The client's map of the slots is old: an empty one moves.
 	c := store.rdb.Redis().(*redis.ClusterClient)
-	slot, err := c.ClusterKeySlot(t.Context(), store.key("moves", "id")).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner, err := c.MasterForKey(t.Context(), store.key("moves", "id"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var tag string
+	var slot int64
+	var owner *redis.Client
+	eventually(t, "an empty slot", func() bool {
+		tag = "moves" + prefix()
+		var n int64
+		if slot, err = c.ClusterKeySlot(t.Context(), store.key(tag, "id")).Result(); err == nil {
+			if owner, err = c.MasterForKey(t.Context(), store.key(tag, "id")); err == nil {
+				n, err = owner.ClusterCountKeysInSlot(t.Context(), int(slot)).Result()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n == 0
+	})
 	id := func(n *redis.Client) string { return n.Do(t.Context(), "cluster", "myid").String() }
 	var heir *redis.Client
 	var clients []*redis.Client
@@ -219,10 +227,10 @@ func TestConfirmOnCluster(t *testing.T) {
 	eventually(t, "the script follows its slot", func() bool {
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		_, _, err := store.Create(short, session.Record{Tag: "moves", ID: "id", Left: time.Minute, Value: []byte("x")})
+		_, _, err := store.Create(short, session.Record{Tag: tag, ID: "id", Left: time.Minute, Value: []byte("x")})
 		return err != nil && strings.Contains(err.Error(), "0 of 1 replicas")
 	})
-	if n, err := heir.Exists(t.Context(), store.key("moves", "id")).Result(); err != nil || n != 1 {
+	if n, err := heir.Exists(t.Context(), store.key(tag, "id")).Result(); err != nil || n != 1 {
 		t.Errorf("the slot's new owner has %d, %v", n, err)
 	}
 }

@@ -5,8 +5,8 @@
 // those of Redis.
 //
 // What Redis loses is lost: an asynchronous failover, or a restart from a snapshot, can take back an acknowledged write, and
-// with it a logout. Run it with maxmemory-policy noeviction, or volatile-ttl: with other policies a full Redis logs users
-// out, at random.
+// with it a logout; with Options.Confirm replicas acknowledge changes. Run it with maxmemory-policy noeviction, or
+// volatile-ttl: with other policies a full Redis logs users out, at random. Store.Evictions counts what was dropped.
 package redissession
 
 import (
