@@ -67,3 +67,32 @@ func ExampleCache_GetMany() {
 	// one query for [1 3]
 	// 3 product 2 <nil>
 }
+
+func ExampleCache_InvalidateTag() {
+	type product struct{ Name, Maker string }
+	load := func(_ context.Context, id int64) (product, error) {
+		fmt.Println("loading", id)
+		return product{fmt.Sprint("product ", id), []string{"acme", "bolt"}[id%2]}, nil
+	}
+	c, _ := cache.New("products", load, cache.Options[int64, product]{
+		Meta: func(_ int64, p product) cache.Meta { return cache.Meta{Tags: []string{"maker:" + p.Maker}} },
+	})
+	defer c.Close()
+	ctx := context.Background()
+	for id := range int64(3) {
+		c.Get(ctx, id)
+	}
+	if err := c.InvalidateTag(ctx, "maker:acme"); err != nil {
+		fmt.Println(err)
+	}
+	for id := range int64(3) {
+		c.Get(ctx, id)
+	}
+
+	// Output:
+	// loading 0
+	// loading 1
+	// loading 2
+	// loading 0
+	// loading 2
+}

@@ -8,9 +8,11 @@
 //
 // For the key 42 of the cache "products": cache:{products:42} is the record, the 16 bytes of its ID and what the cache put
 // in; …:lease is the lease, while a process loads; …:token the causal token of its last invalidation. cache:{products} is the
-// clock, a hash, and cache:{products}:bus the channel on which invalidations are published. Everything but the clock expires
-// by itself. An eviction policy may drop any of it: a lost record is a miss, a lost lease a refused fill, a lost clock a new
-// incarnation. A lost token means that until the replicas have caught up a load may read what was before, so if Redis is
+// clock, a hash, which also has the stamp of the last InvalidateAll; cache:{products}:tag:blue is the stamp of a tag,
+// cache:{products}:token the causal token of the invalidations by tag, and cache:{products}:bus the channel on which invalidations
+// are published. Everything but the clock expires by itself. An eviction policy may drop any of it: a lost record is a miss, a
+// lost lease a refused fill, a lost stamp a miss for every value with the tag. A lost clock is a new incarnation, and forgets an
+// InvalidateAll of more than a minute before. A lost token means that until the replicas have caught up a load may read what was before, so if Redis is
 // short of memory let it evict by volatile-ttl.
 //
 // Each change is one script, so that it happens whole or not. Invalidations of several keys are one script too, except on
@@ -21,8 +23,8 @@
 // A listener has a connection of its own. It considers it lost at any error, at any subscription it did not ask for, and when
 // the beacon that it sends itself each second, by the way that commands go, has not come for 3 s: a connection that was cut
 // half-way gives no error, and neither does a primary that was replaced. It then says so and connects again. A clock remembers
-// which server counted it, so a restarted or promoted one starts a new incarnation. On Cluster that is noticed for the server
-// that holds the clock; what another one lost is not.
+// which server counted it, so a restarted or promoted one starts a new incarnation. On Cluster the clock also remembers the run ids
+// of all primaries, which every listener reports with its beacon: one that is new may stand for one that lost what it had.
 package rediscache
 
 import (
@@ -62,7 +64,8 @@ func stampKey(space, tag string) string  { return clockKey(space) + ":tag:" + ta
 func spaceTokenKey(space string) string  { return clockKey(space) + ":token" }
 func busChannel(space string) string     { return clockKey(space) + ":bus" }
 
-// Get reads records in one round trip; those that a lease is asked for, each with a script.
+// Get reads records in one round trip, and the stamps of their tags in a second; those that a lease is asked for, each with a
+// script.
 func (r *Remote) Get(ctx context.Context, space string, asks []cache.Ask) ([]cache.Record, error) {
 	records := make([]cache.Record, len(asks))
 	cmds := make([]redis.Cmder, 0, 2*len(asks))
