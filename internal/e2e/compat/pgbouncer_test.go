@@ -217,7 +217,10 @@ func TestPgBouncerOverRestarts(t *testing.T) {
 			}
 		}
 	}
-	if st := db.Stats(); st.Epoch < 2 {
-		t.Errorf("the primary's restart was not seen: %+v", st)
-	}
+	eventually(t, "the primary's restart is seen by a probe", func() error {
+		if st := db.Stats(); st.Epoch < 2 {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	})
 }
