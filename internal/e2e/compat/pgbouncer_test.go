@@ -84,6 +84,11 @@ func TestPgBouncerInTransactionMode(t *testing.T) {
 	if st := db.Stats(); st.ReadsReplica == 0 || st.Guards < st.ReadsReplica-6 {
 		t.Errorf("%d reads were served by the replica, %d asked it", st.ReadsReplica, st.Guards)
 	}
+	for _, n := range db.Stats().Nodes {
+		if !n.Several {
+			t.Errorf("nothing is seen to stand before %s", n.Name)
+		}
+	}
 
 	// Views are read-only there too, and leave nothing behind on the server's connections that others get.
 	for range 10 {
