@@ -210,7 +210,7 @@ func TestAutoDoubtsRewriters(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 	// Not even one that the server would let pass on a replica.
-	if err := db.Auto().QueryRow(t.Context(), "select 1", rewriter("select pg_is_in_recovery()::int")).Scan(&n); err != nil || n != 0 {
+	if err := db.Auto().QueryRow(t.Context(), "select 2", rewriter("select pg_is_in_recovery()::int")).Scan(&n); err != nil || n != 0 {
 		t.Errorf("%d, %v: want the primary", n, err)
 	}
 	if err := db.Auto().QueryRow(t.Context(), "select price(@n)", pgx.NamedArgs{"n": 4}).Scan(&n); err != nil || n != 8 {
