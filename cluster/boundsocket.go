@@ -107,7 +107,7 @@ func conditionOf(st machine.Status) condition {
 	for _, slot := range st.Slots {
 		gone = gone && len(slot.Workers) == 0
 	}
-	c := condition{ready: st.Booted, stopping: st.Stopping}
+	c := condition{ready: st.Booted, reloading: st.Rolling, stopping: st.Stopping}
 	switch {
 	case st.Stopping && gone:
 		c.text = "stopped"

@@ -183,6 +183,7 @@ func (a *alone) Latest() admin.Snapshot {
 			Generation: 1, PID: os.Getpid(), InstanceID: a.w.id, State: string(state),
 			Started: a.w.started, Uptime: time.Since(a.w.started).Seconds(),
 			RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
+			CPU: f.CPU, SchedP99: f.Sched, RPS: f.RPS,
 		}},
 		Checks:  h.Checks,
 		Samples: f.Samples,

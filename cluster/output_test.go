@@ -79,14 +79,14 @@ func TestTheQueueIsBoundedInBytesToo(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("nobody writes")
 		}
-	} // now the writer stands at the gate, and will not tell of what is dropped
+	} // now the writer has the first line, and stands at the gate with it or with what it tells of dropped ones
 	for range lines - 1 {
 		o.add(0, line)
 	}
 	if n := o.queued.Load(); n > byteQueue {
 		t.Errorf("%d bytes are queued", n)
 	}
-	if n := o.dropped.Load(); n != lines/2 {
+	if n := o.lost.Load(); n != lines/2 {
 		t.Errorf("%d of %d lines dropped, want the half that does not fit", n, lines)
 	}
 	close(g.open)

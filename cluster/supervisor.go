@@ -435,6 +435,7 @@ func (s *supervisor) Latest() admin.Snapshot {
 				Started: w.Started, Uptime: snap.Time.Sub(w.Started).Seconds(),
 				Restarts: slot.Restarts, LastExit: slot.LastExit,
 				RSS: f.RSS, Heap: f.Heap, Goroutines: f.Goroutines, Connections: connections(f),
+				CPU: f.CPU, SchedP99: f.Sched, RPS: f.RPS,
 			})
 		}
 		switch slot.State {

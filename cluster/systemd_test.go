@@ -48,7 +48,7 @@ func startManager(t *testing.T) *manager {
 // states are the lines that were sent, without the texts and times in them.
 func (m *manager) states() []string {
 	return slices.DeleteFunc(strings.Split(strings.TrimSpace(m.told.String()), "\n"), func(l string) bool {
-		return strings.HasPrefix(l, "STATUS=") || strings.HasPrefix(l, "MONOTONIC") || l == "WATCHDOG=1"
+		return l == "" || strings.HasPrefix(l, "STATUS=") || strings.HasPrefix(l, "MONOTONIC") || l == "WATCHDOG=1"
 	})
 }
 
@@ -74,11 +74,19 @@ func TestSystemdIsTold(t *testing.T) {
 					}
 				}
 			}
+			want := []string{"READY=1"}
+			if workers > 0 {
+				if err := s.reload(""); err != "" {
+					t.Error(err)
+				}
+				want = append(want, "RELOADING=1", "READY=1")
+				s.eventually("told of the reload", func() bool { return slices.Equal(m.states(), want) })
+			}
 			s.signal(syscall.SIGTERM)
 			if code := s.wait(); code != 0 {
 				t.Errorf("exit status %d", code)
 			}
-			if got := m.states(); !slices.Equal(got, []string{"READY=1", "STOPPING=1"}) {
+			if got := m.states(); !slices.Equal(got, append(want, "STOPPING=1")) {
 				t.Errorf("told %q", got)
 			}
 		})

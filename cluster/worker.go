@@ -44,6 +44,7 @@ type worker struct {
 	ready    sync.Once
 	orphaned atomic.Bool
 	replaced atomic.Bool // others go on: no pre-stop delay
+	pace     pace
 	closed   chan struct{}
 	checked  chan struct{} // holds one if what a check says has changed
 
@@ -257,9 +258,10 @@ func notFinite(s telemetry.Sample) bool {
 // frame is everything the worker tells of itself, cumulative since its start. samples are what the sources said last.
 func (w *worker) frame(samples []telemetry.Sample) *wire.Frame {
 	rt := readRuntime()
+	busy := w.pace.measure(time.Now(), samples)
 	samples = slices.AppendSeq(slices.Clone(samples), telemetry.Samples(rt))
 	return &wire.Frame{
-		Goroutines: rt.Goroutines, Heap: rt.Heap, RSS: rt.RSS, Checks: w.results(),
+		Goroutines: rt.Goroutines, Heap: rt.Heap, RSS: rt.RSS, CPU: busy.cpu, Sched: busy.sched, RPS: busy.rps, Checks: w.results(),
 		Samples: slices.DeleteFunc(telemetry.Merge(samples), notFinite), // finite numbers may add up to one that is not
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // CanReusePort says whether several sockets of one address share its connections evenly.
@@ -19,6 +20,9 @@ func ReusePort(_, _ string, _ syscall.RawConn) error { return nil }
 
 // RSS is not known here.
 func RSS() int64 { return 0 }
+
+// CPUTime is not known here.
+func CPUTime() time.Duration { return 0 }
 
 // PeerUID is this user: the mode of the socket's file keeps others out.
 func PeerUID(net.Conn) (int, error) { return os.Geteuid(), nil }

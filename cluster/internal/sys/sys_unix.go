@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -227,3 +228,12 @@ func IsAddrInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
 // IsRefused says whether nobody listens where a connection was tried.
 func IsRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+
+// CPUTime is what this process has used of processors.
+func CPUTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

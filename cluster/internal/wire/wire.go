@@ -63,6 +63,9 @@ type Frame struct {
 	Goroutines int64              `json:"goroutines"`
 	Heap       uint64             `json:"heap"`
 	RSS        int64              `json:"rss"`
+	CPU        float64            `json:"cpu,omitempty"`   // processors in use, over about a second
+	Sched      float64            `json:"sched,omitempty"` // seconds, p99 of the wait for a processor over the same
+	RPS        float64            `json:"rps,omitempty"`   // requests a second over the same
 	Checks     []Check            `json:"checks,omitempty"`
 	Samples    []telemetry.Sample `json:"samples,omitempty"`
 }

@@ -137,6 +137,7 @@ func TestThePageInABrowser(t *testing.T) {
 	b.do("the page", chromedp.Navigate("http://"+s.page+"/"))
 	b.shows("live frames", "document.querySelector('#live').textContent.trim() === 'live'")
 	b.shows("the rate of requests", "parseFloat(document.querySelector('[data-key=rps] .figure').textContent) > 0")
+	b.shows("each worker's rate", "[...document.querySelectorAll('#workers tbody tr')].some(r => parseFloat(r.cells[12].textContent) > 0)")
 	b.shows("the route", "document.querySelector('#routes').textContent.includes('/products/{id}')")
 	for _, card := range []string{"cache/products", "breaker/stock", "shop.baskets/"} {
 		b.shows("the card of "+card, fmt.Sprintf("document.querySelector('#cards [data-key=%q]') !== null", card))
