@@ -145,7 +145,7 @@ func (s *Server) routes(src Source, auth func(*http.Request) error) http.Handler
 	mux.HandleFunc("GET /top", guarded(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		v, _ := s.hub.current()
+		v, _ := s.hub.fresh()
 		v.writeTop(w)
 	}))
 	mux.HandleFunc("GET /{$}", guarded(s.servePage))

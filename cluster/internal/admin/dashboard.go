@@ -31,7 +31,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 const sendTimeout = 10 * time.Second
 
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
-	v, sections := s.hub.current()
+	v, sections := s.hub.fresh()
 	title := v.service
 	if title == "" {
 		title = "service"

@@ -89,15 +89,23 @@ func (h *hub) view() view { // mu held
 	return newView(h.recent[len(h.recent)-1], h.before(), h.history, h.events)
 }
 
-// current is the view as it is, and its sections.
-func (h *hub) current() (view, map[string]string) {
+// sections are the parts of the page as of the last look.
+func (h *hub) sections() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := h.view()
 	if h.frame == nil {
-		h.frame = v.sections(h.history)
+		h.frame = h.view().sections(h.history)
 	}
-	return v, h.frame
+	return h.frame
+}
+
+// fresh is the view at this moment, for who asks once: the last look may be a second old, and from before the first worker.
+func (h *hub) fresh() (view, map[string]string) {
+	now := h.src.Latest()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := newView(now, h.before(), h.history, h.events)
+	return v, v.sections(h.history)
 }
 
 // watch calls send with the sections that changed, at once with all of them and then each second, until ctx or the hub
@@ -116,7 +124,7 @@ func (h *hub) watch(ctx context.Context, send func(changed map[string]string) er
 		h.mu.Lock()
 		tick := h.tick
 		h.mu.Unlock()
-		_, sections := h.current()
+		sections := h.sections()
 		changed := map[string]string{}
 		for id, html := range sections {
 			if old, ok := sent[id]; !ok || old != html {

@@ -193,6 +193,22 @@ func TestPageCarriesItsPolicyAndStaysSmall(t *testing.T) {
 	}
 }
 
+// Whoever opens the page just after the service has become ready does not see it as it was a second before.
+func TestThePageIsOfThisMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := moved(Snapshot{})
+		s := New(src, nil)
+		defer s.Close()
+		ready := two()
+		src.now.Store(&ready) // and no look since
+		for _, path := range []string{"/", "/top"} {
+			if _, body := ask(s, path); !strings.Contains(body, "healthy: 2/2 workers") {
+				t.Errorf("%s is of the last look", path)
+			}
+		}
+	})
+}
+
 func TestTopIsThePageAsText(t *testing.T) {
 	s := New(moved(two(served(3, "2xx", "/a"))), nil)
 	defer s.Close()
