@@ -273,7 +273,7 @@ func (c *Cache[K, V]) decode(e *entry[V], r Record) error {
 }
 
 func (c *Cache[K, V]) newEntry(cl *call[K, V]) *entry[V] {
-	return &entry[V]{slot: cl.slot, gen: cl.gen, since: cl.since, epoch: cl.link.epoch}
+	return &entry[V]{slot: cl.slot, gen: cl.gen.Load(), since: cl.since, epoch: cl.link.epoch}
 }
 
 // underLoss is what becomes of calls for which the shared tier cannot be asked: some end with what memory has, the others are

@@ -85,7 +85,7 @@ type call[K comparable, V any] struct {
 	asked *string // with the demands of this token
 
 	// Written when it begins, under the lock, and only read then.
-	gen    uint32
+	gen    atomic.Uint32
 	since  uint64
 	link   link
 	known  string                   // a reading of the clock
@@ -280,7 +280,7 @@ func (c *Cache[K, V]) begin(cl *call[K, V], wait bool) error {
 	cl.begun = true
 	cl.start = c.clock.now()
 	cl.since = c.stamps.last.Load()
-	cl.gen = cl.slot.load()
+	cl.gen.Store(cl.slot.load())
 	if s := c.shared; s != nil {
 		cl.link = *s.link.Load()
 		cl.known = max(*s.known.Load(), cl.need.bound)

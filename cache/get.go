@@ -29,9 +29,11 @@ func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 // good says whether e is what a reader gets, fresh and with nothing left to do but to count it. It is the path that must cost
 // nothing: whatever is out of the ordinary is not good, and left to get.
 func (c *Cache[K, V]) good(e *entry[V], ctx context.Context, scope *causal.Scope) bool {
-	if c.clock.hit() >= e.early || !c.valid(e) || c.closed.Load() || wantsFresh(ctx) || e.nameless() {
+	if c.clock.hit() >= e.early || c.closed.Load() || wantsFresh(ctx) || e.nameless() {
 		return false
 	}
+	// What has been heard is looked at before whether the value is valid still: a message makes values useless first, and then
+	// moves the clock.
 	if s := c.shared; s != nil {
 		l := s.link.Load()
 		if e.epoch != l.epoch || !l.connected {
@@ -42,6 +44,9 @@ func (c *Cache[K, V]) good(e *entry[V], ctx context.Context, scope *causal.Scope
 				return false
 			}
 		}
+	}
+	if !c.valid(e) {
+		return false
 	}
 	if scope != nil && e.more != nil {
 		e.saw(scope)

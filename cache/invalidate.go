@@ -109,19 +109,18 @@ func (c *Cache[K, V]) evictKey(name string, now int64, token, reading string) {
 	sh := c.shardOf(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	slot.move()
 	st := sh.keys[name]
 	if st != nil && st.current != nil && st.current.knows(token, reading) {
-		// The message is late. Moving the fence would have this load refused, and begun again elsewhere.
+		// The message is late. Without this the load would be refused, and begun again elsewhere. Had another invalidation of the
+		// key come since it began, it would not be current.
 		cl := st.current
-		if e := c.memory.get(cl.key); e != nil && e.rest().birth < reading {
-			c.memory.remove(cl.key)
-		}
+		cl.gen.Store(slot.load())
 		if b := cl.before.Load(); b != nil && b.rest().birth < reading {
 			cl.before.Store(nil)
 		}
 		return
 	}
-	slot.move()
 	if st != nil {
 		if st.current != nil && st.current.begun {
 			sh.detach(name, st)

@@ -742,3 +742,33 @@ func TestLateMessageSparesTheLoad(t *testing.T) {
 		})
 	}
 }
+
+// The message arrives just as the writer's next request looks at memory: it finds the clock far enough only where the value is
+// gone.
+func TestOwnWritesAsTheMessageArrives(t *testing.T) {
+	store, o := newFakeStore(), new(origin)
+	a := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: store.node()})
+	b := open(t, o.load, cache.Options[int, int]{RemoteTimeout: patient, Remote: store.node()})
+	connected(t, a, b)
+	const rounds, readers = 3000, 3
+	for round := 1; round <= rounds && !t.Failed(); round++ {
+		b.Get(t.Context(), 1)
+		o.values[1].Store(int64(round))
+		ctx, _ := causal.Begin(t.Context())
+		if err := a.Invalidate(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range readers {
+			wg.Go(func() {
+				for range 5 {
+					if got, err := b.Get(ctx, 1); err != nil || got != round {
+						t.Errorf("round %d: the writer got %d, %v", round, got, err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
